@@ -1,0 +1,1 @@
+"""Data: transitions on disk (tfds), worlds that produce them, tokenizers, batches (grain)."""

@@ -1,0 +1,115 @@
+"""Worlds: what a user brings to train on other data than ours.
+
+A world is a file in this folder that ends in `WORLD = World(...)` and one line in `WORLDS` below.
+It declares its vocabulary and lengths, and how to make its tfds builder, which writes the splits
+and features of `transitions.py` in array_record. `swirl_jax/data/builders/minigrid.py` is an
+example.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from swirl_jax.data.tokenizers import WordTokenizer
+
+WORLDS = {"minigrid": "swirl_jax.data.builders.minigrid"}  # name → module that defines WORLD
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # one object a world: hashed by identity
+class World:
+  """An environment family as text.
+
+  name: as in `WORLDS`.
+  words: every word that a state or an action may hold, in a fixed order: the vocabulary.
+  state_len, action_len: the greatest number of words of a state and of an action.
+  settings: the names and defaults of what `prepare` takes (sizes of the splits, seed).
+  builder: (data_dir, settings) → tfds builder, not yet prepared; checks the values of the settings.
+  action_class: an action phrase → what it means, the same for every paraphrase ("pickup red key"),
+    or None where it is no phrase of this world. The first word is the class that records hold in
+    `action`.
+  render: (state text, marks) → a picture, uint8 [height, width, 3]; the words at the positions in
+    `marks` are outlined. Draws whatever it is given, since predicted states may be impossible.
+  """
+
+  name: str
+  words: tuple[str, ...]
+  state_len: int
+  action_len: int
+  settings: Mapping[str, Any]
+  builder: Callable[[str, Mapping[str, Any]], Any]
+  action_class: Callable[[str], str | None]
+  render: Callable[..., np.ndarray]
+
+  @functools.cached_property
+  def tokenizer(self) -> WordTokenizer:
+    """The tokenizer over this world's words."""
+    return WordTokenizer(self.words)
+
+  @staticmethod
+  def cells(state: str) -> tuple[str, ...]:
+    """The state's words by position: what a comparison of two states goes through."""
+    return tuple(state.split())
+
+  def differences(self, state: str, truth: str) -> tuple[int, ...]:
+    """The positions at which two states differ, for `render`'s marks; a missing word differs."""
+    a, b = self.cells(state), self.cells(truth)
+    return tuple(i for i in range(max(len(a), len(b))) if a[i : i + 1] != b[i : i + 1])
+
+  def prepare(self, data_dir: str, **settings) -> Any:
+    """The tfds builder with its data on disk under `data_dir`, collected now if not yet there.
+
+    Other settings are other data, in a folder of their own. One process at a time collects into a
+    folder; what a killed one left behind is removed first.
+    """
+    for key in settings:
+      if key not in self.settings:
+        allowed = ", ".join(self.settings)
+        raise ValueError(f"world {self.name!r} has no setting {key!r}; it has {allowed}")
+    builder = self.builder(os.fspath(data_dir), {**self.settings, **settings})
+    folder = pathlib.Path(builder.data_dir)
+    if not folder.exists():
+      _collect(builder, folder)
+      builder = self.builder(os.fspath(data_dir), {**self.settings, **settings})
+    return builder
+
+
+def _collect(builder, folder: pathlib.Path) -> None:
+  """Prepares under a lock; tfds writes beside `folder` and renames when whole."""
+  import tensorflow_datasets as tfds
+
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with _locked(folder.parent / ".lock"):
+    if folder.exists():  # another process was first
+      return
+    for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
+      shutil.rmtree(left)
+    tfds.disable_progress_bar()  # the builder shows its own
+    builder.download_and_prepare(
+      file_format="array_record",
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path):
+  """Holds an exclusive lock on a file; the system releases it when the process dies."""
+  import fcntl
+
+  with open(path, "w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def get(name: str) -> World:
+  """The world called `name`."""
+  if name not in WORLDS:
+    raise ValueError(f"unknown world {name!r}; the worlds are {', '.join(sorted(WORLDS))}")
+  return importlib.import_module(WORLDS[name]).WORLD

@@ -1,0 +1,60 @@
+"""Tokenizers: text → token ids and back. Frozen and hashable: they can be static arguments."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+
+PAD, BOS, EOS, SEP, FWM, IDM = range(6)
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<sep>", "<fwm>", "<idm>")  # at their ids
+
+
+@dataclasses.dataclass(frozen=True)
+class WordTokenizer:
+  """One token a word, over a fixed vocabulary: the special tokens 0..5, then `words` in order."""
+
+  words: tuple[str, ...]
+
+  def __post_init__(self):
+    if not isinstance(self.words, tuple):
+      raise ValueError(f"words is a {type(self.words).__name__}, must be a tuple of str")
+    for word in self.words:
+      if not isinstance(word, str) or word.split() != [word] or word in SPECIAL:
+        raise ValueError(f"{word!r} is no word: non-empty, no white space, not of {SPECIAL}")
+    if len(set(self.words)) != len(self.words):
+      twice = sorted({w for w in self.words if self.words.count(w) > 1})
+      raise ValueError(f"the vocabulary holds words twice: {twice}")
+
+  @functools.cached_property
+  def _ids(self) -> dict[str, int]:
+    return {word: i for i, word in enumerate(self.words, start=len(SPECIAL))}
+
+  @property
+  def vocab_size(self) -> int:
+    """Special tokens and words."""
+    return len(SPECIAL) + len(self.words)
+
+  def encode(self, text: str) -> list[int]:
+    """The ids of the words of `text`, no special tokens; an unknown word is an error."""
+    try:
+      return [self._ids[word] for word in text.split()]
+    except KeyError as error:
+      raise ValueError(
+        f"the word {error.args[0]!r} is not in the vocabulary of {len(self.words)} words "
+        f"(text: {text!r})"
+      ) from None
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The words of `ids` up to the first <eos>, without <pad>.
+
+    Any other special token is written out (`<sep>`), so that a malformed prediction equals no text.
+    """
+    words = []
+    for i in ids:
+      i = int(i)
+      if not 0 <= i < self.vocab_size:
+        raise ValueError(f"the id {i} is outside the vocabulary, 0 to {self.vocab_size - 1}")
+      if i == EOS:
+        break
+      if i != PAD:
+        words.append(SPECIAL[i] if i < len(SPECIAL) else self.words[i - len(SPECIAL)])
+    return " ".join(words)

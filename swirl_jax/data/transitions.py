@@ -1,0 +1,107 @@
+"""What a transition is on disk: a state x, the next state y, the action z between them, as text.
+
+Every world's tfds builder writes the same features and the same splits. The unlabelled split holds
+no actions at all: there z and action are empty, and no model can see what was not recorded.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+
+TRAIN_SPLITS = ("labelled", "unlabelled")
+EVALUATION_SPLITS = ("validation", "test", "heldout")
+SPLITS = TRAIN_SPLITS + EVALUATION_SPLITS
+NO_ACTIONS = frozenset({"unlabelled"})  # the splits whose records carry neither z nor action
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One transition: in state `x` the action `z` led to the state `y`, with x ≠ y.
+
+  `episode` names the episode and `turn` counts the changes of state in it from 0: turns t and t + 1
+  of one episode chain, y_t = x_{t+1}. `action` is the class of z (for evaluation), `level` the kind
+  of level.
+  """
+
+  x: str
+  y: str
+  z: str
+  episode: str
+  turn: int
+  action: str
+  level: str
+
+
+FIELDS = {field.name: field.type for field in dataclasses.fields(Record)}
+
+
+def features():
+  """The tfds features of every world: Text for the strings, int32 for the turn."""
+  import numpy as np
+  import tensorflow_datasets as tfds
+
+  return tfds.features.FeaturesDict(
+    {n: np.int32 if t is int else tfds.features.Text() for n, t in FIELDS.items()}
+  )
+
+
+def validate(record: Record, split: str) -> Record:
+  """Returns the record, or raises a ValueError naming the split, the field, and what was found."""
+  if split not in SPLITS:
+    raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
+
+  def refuse(field, wanted):
+    where = f"split {split!r}, episode {record.episode!r}, turn {record.turn!r}"
+    raise ValueError(f"{where}: {field} is {getattr(record, field)!r}, must be {wanted}")
+
+  for name, kind in FIELDS.items():
+    if type(getattr(record, name)) is not kind:
+      refuse(name, f"of type {kind.__name__}")
+  for name in ("x", "y", "episode", "level"):
+    if not getattr(record, name).strip():
+      refuse(name, "non-empty text")
+  if record.turn < 0:
+    refuse("turn", "0 or more")
+  if record.x == record.y:
+    refuse("y", "another state than x (an action that changes nothing cannot be told from others)")
+  for name in ("z", "action"):
+    if split in NO_ACTIONS and getattr(record, name):
+      refuse(name, "empty: this split holds no actions")
+    if split not in NO_ACTIONS and not getattr(record, name).strip():
+      refuse(name, "non-empty text")
+  return record
+
+
+def from_example(example: Mapping) -> Record:
+  """A tfds example (text as bytes) as a Record."""
+
+  def text(value):
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+  return Record(**{n: int(example[n]) if t is int else text(example[n]) for n, t in FIELDS.items()})
+
+
+def chains(records: Sequence[Record], length: int) -> list[tuple[int, ...]]:
+  """Runs of `length` transitions that follow each other, as indices into `records`.
+
+  Within an episode, sorted by turn, a run goes on while y_t = x_{t+1}; a record that was dropped
+  ends it. Each maximal run is cut from its start into pieces of `length`, which do not overlap; the
+  rest is left out.
+  """
+  if length < 1:
+    raise ValueError(f"a chain's length is {length}, must be 1 or more")
+  order = sorted(range(len(records)), key=lambda i: (records[i].episode, records[i].turn))
+  runs: list[list[int]] = []
+  for previous, i in itertools.pairwise([None, *order]):
+    follows = previous is not None and (
+      records[previous].episode == records[i].episode and records[previous].y == records[i].x
+    )
+    if follows:
+      runs[-1].append(i)
+    else:
+      runs.append([i])
+  return [
+    tuple(run[start : start + length])
+    for run in runs
+    for start in range(0, len(run) - length + 1, length)
+  ]

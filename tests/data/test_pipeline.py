@@ -1,0 +1,144 @@
+"""Splits, tokenised arrays and batches."""
+
+import types
+
+import numpy as np
+import pytest
+
+from swirl_jax.data import pipeline
+from swirl_jax.data.builders import get
+from swirl_jax.data.pipeline import Batches, Lengths, Split
+from swirl_jax.data.tokenizers import WordTokenizer
+from swirl_jax.data.transitions import Record
+
+TOKENIZER = WordTokenizer(tuple(f"s{i}" for i in range(12)) + ("go", "on"))
+LENGTHS = Lengths(x=3, y=2, z=2)
+RECORDS = [
+  Record(f"s{i}", f"s{i + 1} s0", "go on" if i % 2 else "go", "e", i, "go", "l") for i in range(10)
+]
+
+
+def equal(a, b):
+  return all(
+    np.array_equal(s.tokens, t.tokens) and np.array_equal(s.mask, t.mask)
+    for s, t in zip(a, b, strict=True)
+  )
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory):
+  sizes = {"labelled": 30, "unlabelled": 30, "validation": 10, "test": 10, "heldout": 10}
+  return get("minigrid").prepare(tmp_path_factory.mktemp("data"), **sizes)
+
+
+def test_tokens_are_padded_on_the_right():
+  data = pipeline.tokenize(RECORDS[:2], TOKENIZER, LENGTHS)
+  assert data.x.tokens.tolist() == [[6, 0, 0], [7, 0, 0]]
+  assert data.y.tokens.tolist() == [[7, 6], [8, 6]]
+  assert data.z.mask.tolist() == [[True, False], [True, True]]
+  assert data.x.tokens.dtype == np.int32 and data.x.mask.dtype == bool
+  assert pipeline.tokenize(RECORDS, TOKENIZER, LENGTHS, actions=False).z is None
+
+
+def test_what_does_not_fit_is_named():
+  with pytest.raises(ValueError, match="episode 'e', turn 0: y has 2 tokens, the limit y_len is 1"):
+    pipeline.tokenize(RECORDS, TOKENIZER, Lengths(x=3, y=1, z=2))
+  with pytest.raises(ValueError, match="episode 'e', turn 1: z: the word 'on' is not in"):
+    pipeline.tokenize(RECORDS, WordTokenizer(TOKENIZER.words[:-1]), LENGTHS)
+  with pytest.raises(ValueError, match="z_len is 0"):
+    Lengths(x=1, y=1, z=0)
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+  batches = Batches(RECORDS, TOKENIZER, LENGTHS, 4, 7)
+  again = Batches(RECORDS, TOKENIZER, LENGTHS, 4, 7)
+  later = again[23]  # out of order, before the others
+  for step in (0, 1, 2, 23):
+    assert equal(batches[step], again[step])
+  assert equal(batches[23], later)
+  other = Batches(RECORDS, TOKENIZER, LENGTHS, 4, 8)
+  assert any(not equal(batches[i], other[i]) for i in range(5))
+
+
+def test_every_epoch_holds_every_record_once_in_an_order_of_its_own():
+  batches = Batches(RECORDS, TOKENIZER, LENGTHS, 4, 0)
+  rows = np.concatenate([batches.rows(i) for i in range(10)]).reshape(4, 10)
+  assert (np.sort(rows) == np.arange(10)).all()
+  assert len({tuple(epoch) for epoch in rows}) == 4
+  assert batches[0].x.tokens[:, 0].tolist() == [6 + i for i in batches.rows(0)]
+
+
+def test_iterating_goes_on_from_any_step():
+  batches = Batches(RECORDS, TOKENIZER, LENGTHS, 3, 0)
+  for start in (0, 5):
+    iterator = batches.iterate(start)
+    for step in range(start, start + 12):
+      assert equal(next(iterator), batches[step])
+
+
+def test_processes_share_a_global_batch():
+  whole = Batches(RECORDS, TOKENIZER, LENGTHS, 6, 1)
+  shares = [
+    Batches(RECORDS, TOKENIZER, LENGTHS, 6, 1, process_index=i, process_count=3) for i in range(3)
+  ]
+  for step in range(6):
+    rows = np.concatenate([share.rows(step) for share in shares])
+    assert np.array_equal(rows, whole.rows(step))
+    assert shares[1][step].x.tokens.shape == (2, 3)
+  assert equal(next(shares[2].iterate(4)), shares[2][4])
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"batch": 0}, "batch is 0"),
+    ({"batch": 5, "process_count": 2}, "batch is 5, not a multiple of process_count 2"),
+    ({"batch": 4, "process_count": 2, "process_index": 2}, "process_index is 2, must be from 0"),
+    ({"batch": 4, "seed": -1}, "seed is -1"),
+  ],
+)
+def test_bad_arguments(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    Batches(RECORDS, TOKENIZER, LENGTHS, **{"seed": 0, **arguments})
+
+
+def test_a_split_by_index(builder):
+  labelled = Split(builder, "labelled")
+  assert len(labelled) == 30 and labelled[-1] == labelled[29] == list(labelled)[-1]
+  limited = Split(builder, "labelled", limit=7)
+  assert list(limited) == labelled[:7]  # nested
+  assert limited[-1] == labelled[6]
+  with pytest.raises(IndexError, match="record 7 of split 'labelled', which has 7"):
+    limited[7]
+  for limit in (0, 31):
+    with pytest.raises(ValueError, match=f"limit {limit} of split 'labelled': must be from 1 to"):
+      Split(builder, "labelled", limit=limit)
+  with pytest.raises(ValueError, match="no split 'train'; the data has .*unlabelled"):
+    Split(builder, "train")
+
+
+def test_no_actions_from_the_unlabelled_split(builder):
+  world = get("minigrid")
+  lengths = Lengths(x=world.state_len, y=world.state_len, z=world.action_len)
+  unlabelled = Split(builder, "unlabelled")
+  assert Batches(unlabelled, world.tokenizer, lengths, 4, 0, actions=False)[0].z is None
+  with pytest.raises(ValueError, match="split 'unlabelled' holds no actions"):
+    Batches(unlabelled, world.tokenizer, lengths, 4, 0)
+
+
+def test_an_empty_split_is_an_error():
+  empty = types.SimpleNamespace(num_examples=0)
+  builder = types.SimpleNamespace(info=types.SimpleNamespace(splits={"test": empty}))
+  with pytest.raises(ValueError, match="split 'test' is empty"):
+    Split(builder, "test")
+  with pytest.raises(ValueError, match="is empty"):
+    Batches([], TOKENIZER, LENGTHS, 2, 0)
+
+
+def test_ordered_batches_cover_the_split_once():
+  data = pipeline.tokenize(RECORDS, TOKENIZER, LENGTHS)
+  batches = list(pipeline.ordered(data, 4))
+  assert [b.x.tokens.shape[0] for b, _ in batches] == [4, 4, 4]
+  assert [mask.sum() for _, mask in batches] == [4, 4, 2]
+  rows = np.concatenate([b.x.tokens[mask] for b, mask in batches])
+  assert np.array_equal(rows, data.x.tokens)
