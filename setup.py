@@ -35,6 +35,7 @@ setuptools.setup(
     "chex>=0.1.92",
     "flax>=0.12.8",
     "grain>=0.2.18",
+    "importlib_resources>=6.0",  # tensorflow-datasets 4.9.10 imports it and doesn't declare it
     "jax>=0.10.2",
     "jinja2>=3.1",
     "matplotlib>=3.9",

@@ -73,6 +73,14 @@ def current_mesh():
   return None if mesh.empty else mesh
 
 
+def mesh_in_use() -> Mesh:
+  """The concrete mesh of the enclosing `jax.set_mesh`. Raises RuntimeError without one."""
+  mesh = jax.sharding.get_mesh()
+  if mesh.empty:
+    raise RuntimeError("no mesh is set: call this inside `with jax.set_mesh(make_mesh(...)):`.")
+  return mesh
+
+
 def constrain(x: jax.Array, *axes) -> jax.Array:
   """Pins the layout of an activation: `constrain(h, BATCH, None, None)`. Outside a mesh it is the identity.
 
@@ -98,10 +106,15 @@ def constrain_tree(tree: Any, *, gather_fsdp: bool) -> Any:
 
 
 def put_batch(tree: Any, mesh: Mesh) -> Any:
-  """Host arrays [B, ...] (this process's rows of the batch) as global arrays split over (data, fsdp)."""
-  def put(x):
-    x = np.asarray(x)
-    rows = x.shape[0] * jax.process_count()
-    spec = PartitionSpec(BATCH) if rows % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else PartitionSpec()
-    return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x, (rows, *x.shape[1:]))
+  """Host arrays [B, ...], the same on every process, as global arrays split over (data, fsdp).
+
+  A batch that the devices don't divide is replicated. Each process hands over its devices' rows.
+  """
+  devices = mesh.shape["data"] * mesh.shape["fsdp"]
+
+  def put(array):
+    array = np.asarray(array)
+    spec = PartitionSpec(BATCH) if len(array) % devices == 0 else PartitionSpec()
+    return jax.make_array_from_callback(array.shape, NamedSharding(mesh, spec), lambda index: array[index])
+
   return jax.tree.map(put, tree)

@@ -17,7 +17,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from swirl_jax import checkpoint as ckpt
-from swirl_jax.checkpoint import CheckpointError, Checkpointer
+from swirl_jax.checkpoint import Checkpointer, CheckpointError
 
 
 class Empty(NamedTuple):
@@ -147,7 +147,7 @@ def test_every_bit_of_the_manifest_counts(copy):
 
 @pytest.mark.parametrize("harm, reason", [
   (lambda step: os.truncate(step / "meta" / "metadata", 3), "metadata is damaged: found 3 bytes"),
-  (lambda step: os.truncate(step / "state" / "_METADATA", 9), "_METADATA is damaged: found 9 bytes"),
+  (lambda step: os.truncate(step / "state" / "_METADATA", 9), "_METADATA is damaged: found 9"),
   (lambda step: (step / "state" / "manifest.ocdbt").unlink(), "manifest.ocdbt cannot be read"),
   (lambda step: (step / ckpt.MANIFEST).unlink(), "MANIFEST.json is missing"),
   (lambda step: shutil.rmtree(step) or step.mkdir(), "MANIFEST.json is missing"),
@@ -443,7 +443,7 @@ def test_check_config():
   ckpt.check_config(saved, same, ())
   ckpt.check_config(saved, {**saved, "mesh": {"data": 1}}, {"mesh"})
   ckpt.check_config(saved, {**saved, "mesh": {"data": 1, "fsdp": 1}}, {"mesh.data"})
-  changed = {**saved, "seed": 2, "mesh": {"data": 1, "fsdp": 1}, "phase": {"steps": 10}, "new": None}
+  changed = {**saved, "seed": 2, "mesh": {"data": 1}, "phase": {"steps": 10}, "new": None}
   with pytest.raises(ValueError) as caught:
     ckpt.check_config(saved, changed, {"steps", "mesh"})
   message = str(caught.value)

@@ -31,7 +31,8 @@ LINES = (
   (3, ("roles", "rewards", "sft")),
   (4, ("phases",)),
   (4, ("evaluation/",)),
-  (5, ("theory/experiments", "train", "report")),
+  (5, ("theory/experiments",)),
+  (5, ("settings", "plan", "programs", "inputs", "scoring", "train", "report", "charts")),
   (6, ("main", "predict", "export")),
 )
 TOP = 6  # every __main__

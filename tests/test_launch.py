@@ -118,6 +118,53 @@ def test_bad_usage_is_said_at_once(capsys):
   assert "no-such-program-here" in capsys.readouterr().err
 
 
+def slice_script(tmp_path: pathlib.Path, *args: str, state: str = "READY") -> tuple[int, str, str]:
+  """Runs tpu_slice.sh with a gcloud that notes its arguments: (exit code, stderr, the notes)."""
+  log, fake = tmp_path / "log", tmp_path / "gcloud"
+  fake.write_text(
+    f"#!/usr/bin/env bash\nprintf '%s\\n' \"$@\" >> {log}\n[[ $4 != describe ]] || echo {state}\n"
+  )
+  fake.chmod(0o755)
+  result = subprocess.run(
+    ["bash", str(ROOT / "launch" / "tpu_slice.sh"), *args],
+    env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  return result.returncode, result.stderr, log.read_text() if log.exists() else ""
+
+
+def test_slice_script_runs_the_program_on_all_workers_with_its_arguments_whole(tmp_path):
+  flags = ("--tpu=pod", "--zone=here", "--project=ours", "--skip_install")
+  code, err, log = slice_script(tmp_path, *flags, "--", "python", "-c", "print('a b')")
+  assert code == 0, err
+  lines = log.splitlines()
+  assert "--worker=all" in lines and "--zone=here" in lines and "--project=ours" in lines
+  (command,) = [line for line in lines if line.startswith("--command=")]
+  assert "SWIRL_COORDINATOR=auto" in command
+  words = command.split("SWIRL_COORDINATOR=auto ")[1]
+  shown = subprocess.run(["bash", "-c", f"printf '%s|' {words}"], capture_output=True, text=True)
+  assert shown.stdout == "python|-c|print('a b')|"
+
+
+@pytest.mark.parametrize(
+  ("args", "state", "said"),
+  [
+    (("--zone=z", "--", "true"), "READY", "--tpu=NAME is needed"),
+    (("--tpu=t", "--", "true"), "READY", "--zone=ZONE is needed"),
+    (("--tpu=t", "--zone=z"), "READY", "no program"),
+    (("--tpu=t", "--zone=z", "--spot"), "READY", "unknown argument '--spot'"),
+    (("--tpu=t", "--zone=z", "--", "true"), "CREATING", "'t' is CREATING; it must be READY"),
+  ],
+)
+def test_slice_script_says_what_is_wrong_before_it_copies(tmp_path, args, state, said):
+  code, err, log = slice_script(tmp_path, *args, state=state)
+  assert code == 2
+  assert said in err
+  assert "scp" not in log and "ssh" not in log
+
+
 def test_the_platform_a_user_chose_is_kept(monkeypatch):
   monkeypatch.delenv("JAX_PLATFORMS", raising=False)
   assert local.environment(0, processes=1, port=1)["JAX_PLATFORMS"] == "cpu"

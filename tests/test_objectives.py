@@ -243,13 +243,13 @@ def test_gspo_gradient_is_the_formula():
 
 
 def test_surrogate_and_clip_fraction_by_hand():
-  ratio = np.array([0.5, 0.9, 1.0, 1.1, 2.0])
+  ratio = np.array([0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 2.0])
   bounds = dict(clip_low=0.2, clip_high=0.3)
-  up, down = np.full(5, 2.0), np.full(5, -2.0)
+  up, down = np.full(7, 2.0), np.full(7, -2.0)
   for adv, want, active in (
-    (up, [1.0, 1.8, 2.0, 2.2, 2.6], [0, 0, 0, 0, 1]),
-    (down, [-1.6, -1.8, -2.0, -2.2, -4.0], [1, 0, 0, 0, 0]),
-    (0 * up, np.zeros(5), np.zeros(5)),
+    (up, [1.0, 1.5, 1.8, 2.0, 2.2, 2.5, 2.6], [0, 0, 0, 0, 0, 0, 1]),
+    (down, [-1.6, -1.6, -1.8, -2.0, -2.2, -2.5, -4.0], [1, 1, 0, 0, 0, 0, 0]),
+    (0 * up, np.zeros(7), np.zeros(7)),
   ):
     chex.assert_trees_all_close(o.clipped_surrogate(ratio, adv, **bounds), np.array(want))
     np.testing.assert_array_equal(o.clipped(ratio, adv, **bounds), active)
@@ -339,6 +339,8 @@ def test_reward_penalty_by_hand():
   for reduce, want in (("sum", [1.0, 2.0 - 0.3 * ln2]), ("mean", [1.0, 2.0 - 0.1 * ln2])):
     found = o.k1_reward_penalty(r, LOGP, OLD, MASK, beta=0.1, reduce=reduce)
     chex.assert_trees_all_close(found, np.array([want]), rtol=1e-6)
+  g = jax.grad(lambda a: o.k1_reward_penalty(r, a, OLD, MASK, beta=0.1, reduce="sum").sum())
+  np.testing.assert_array_equal(g(jnp.asarray(LOGP)), np.zeros_like(LOGP))
 
 
 @pytest.mark.parametrize("weights", [o.token_weights, o.sequence_weights])

@@ -1,5 +1,6 @@
 """Streams: the same in every process, different for every other name, traced or not."""
 
+import hashlib
 import itertools
 import os
 import subprocess
@@ -51,6 +52,14 @@ def test_nesting_order_and_type_make_different_streams():
   keys = [data(stream(ROOT, *n)) for n in names]
   assert len(set(keys)) == len(names)
   assert data(ROOT) not in keys
+
+
+def test_an_integer_never_meets_a_strings_hash():
+  """Hashed strings have the top bit set: even the number a string hashes to is another stream."""
+  for name in ("rollout", "latent", "data", "init", "shuffle"):
+    word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    assert data(stream(ROOT, name)) != data(stream(ROOT, word % 2**31))
+    assert data(stream(ROOT, name)) == data(jax.random.fold_in(ROOT, np.uint32(word | 2**31)))
 
 
 def test_no_two_steps_share_a_key():

@@ -1,7 +1,7 @@
-"""Our side of the comparison: the shipped sampler and the shipped `phase_step`, as `train.py` runs it.
+"""Our side of the comparison: the shipped sampler and the shipped `phase_step`.
 
-Masks and both log-probabilities are on. The reward is the peers' share of even tokens: a frozen role
-that reads the sampled tokens on the device in place of a model.
+Masks and both log-probabilities are on. The reward is the peers' share of even tokens: a frozen
+role that reads the sampled tokens on the device in place of a model.
 """
 
 import argparse
@@ -23,8 +23,9 @@ from swirl_jax.types import PolicyState, Segment, Transition
 
 
 def convert(weights: dict[str, np.ndarray]) -> dict[str, Any]:
-  """transformers' names and layouts into ours: layers stacked, q, k, v and gate, up in one kernel each."""
-  kv, ratio, d, width = common.KV_HEADS, common.HEADS // common.KV_HEADS, common.HEAD_DIM, common.WIDTH
+  """transformers' names and layouts into ours: layers stacked, q, k, v fused, gate and up too."""
+  kv, d, width = common.KV_HEADS, common.HEAD_DIM, common.WIDTH
+  ratio = common.HEADS // kv
 
   def stack(name: str) -> np.ndarray:
     return np.stack([weights[f"model.layers.{i}.{name}.weight"] for i in range(common.LAYERS)])
@@ -58,14 +59,14 @@ def convert(weights: dict[str, np.ndarray]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class EvenShare:
-  """The part of `roles.Role` that a frozen slot needs: its "log-probability" is the share of even tokens."""
+  """What a frozen slot needs of `roles.Role`; its "log-probability" is the share of even tokens."""
 
   field: str = "z"
 
   def target(self, segment: Segment) -> Segment:
     return segment
 
-  def logprobs(self, params, transition: Transition, target: Segment) -> tuple[jax.Array, jax.Array]:
+  def logprobs(self, params, transition: Transition, target: Segment):
     sampled = transition.y
     share = (sampled.mask & (sampled.tokens % 2 == 0)).sum(-1) / sampled.mask.sum(-1)
     logp = jnp.broadcast_to(share[..., None], target.mask.shape)
@@ -106,7 +107,7 @@ def build_spec() -> phases.PhaseSpec:
 
 
 def transition_of(rows: np.ndarray) -> Transition:
-  """Prompts [B, P] as transitions whose template gives them back; z is one token, which nothing reads."""
+  """Prompts [B, P] as transitions, which the template turns back; nothing reads z's one token."""
   x, z = rows[:, 1:-1], np.zeros((len(rows), 1), np.int32)
   empty = Segment(np.zeros((len(rows), 0), np.int32), np.zeros((len(rows), 0), bool))
   return Transition(Segment(x, np.ones_like(x, bool)), empty, Segment(z, np.ones_like(z, bool)))
@@ -160,7 +161,7 @@ class Worker:
     return {"loss": float(loss), "grad_norm": float(optax.global_norm(grads))}
 
   def sample(self, logps: bool) -> dict[str, Any]:
-    """The shipped rollout. Both log-probabilities are always on, whatever `logps` asks of the peers."""
+    """The shipped rollout. Both log-probabilities are on, whatever `logps` asks of the peers."""
     del logps
     self.calls += 1
     rows, key = common.step_prompts(self.calls), jax.random.fold_in(self.key, self.calls)

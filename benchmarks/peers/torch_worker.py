@@ -178,7 +178,6 @@ if __name__ == "__main__":
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--problem", required=True, help="the file that the driver wrote")
   arguments = parser.parse_args()
-  torch.set_num_threads(2)
   with tempfile.TemporaryDirectory() as scratch:
     Worker(arguments.problem, scratch).trainer.train()
   sys.exit(0)

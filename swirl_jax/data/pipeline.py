@@ -105,50 +105,34 @@ def take(data: Transition, rows: np.ndarray) -> Transition:
 
 
 class Batches:
-  """Endless shuffled batches of a split: `batches[step]` is a pure function of (seed, step).
+  """Endless shuffled batches of a tokenised split: `batches[step]` is a pure function of (seed, step).
 
   Every epoch passes over all records once, in an order of its own; a batch may straddle two epochs.
-  With several processes each gets its rows of the same global batch, process 0 the first ones.
+  Every process gathers the whole batch, and `sharding.put_batch` hands over its devices' rows.
   """
 
   def __init__(
     self,
-    records: Sequence[Record],
-    tokenizer: WordTokenizer,
-    lengths: Lengths,
+    data: Transition,
     batch: int,
     seed: int,
-    *,
-    actions: bool = True,
-    process_index: int = 0,
-    process_count: int = 1,
   ):
-    if batch < 1 or batch % process_count:
-      raise ValueError(f"batch is {batch}, not a multiple of process_count {process_count}")
-    if not 0 <= process_index < process_count:
-      raise ValueError(f"process_index is {process_index}, must be from 0 to {process_count - 1}")
+    if batch < 1:
+      raise ValueError(f"batch is {batch}, must be 1 or more")
     if not 0 <= seed < 2**32:
       raise ValueError(f"seed is {seed}, must be from 0 to 2**32 - 1")
-    self.data = tokenize(records, tokenizer, lengths, actions=actions)
-    share = batch // process_count
-    mine = slice(process_index * share, (process_index + 1) * share)
-    rows = grain.MapDataset.source(np.arange(len(records))).seed(seed).shuffle().repeat()
-    self._rows = rows.batch(batch).map(lambda indices: indices[mine])
+    self.data = data
+    rows = grain.MapDataset.source(np.arange(len(data.x.tokens))).seed(seed).shuffle().repeat()
+    self._rows = rows.batch(batch)
 
   def rows(self, step: int) -> np.ndarray:
-    """Which records batch number `step` holds, this process's share. int [B]"""
+    """Which records batch number `step` holds. int [B]"""
     if step < 0:
       raise IndexError(f"batch {step}: steps count from 0")
     return self._rows[step]
 
   def __getitem__(self, step: int) -> Transition:
     return take(self.data, self.rows(step))
-
-  def iterate(self, start: int = 0) -> Iterator[Transition]:
-    """Batches number start, start + 1, …, made ahead of their use in a thread."""
-    data = self._rows[start:].map(lambda rows: take(self.data, rows))
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-    return iter(data.to_iter_dataset(options))
 
 
 def ordered(data: Transition, batch: int) -> Iterator[tuple[Transition, np.ndarray]]:

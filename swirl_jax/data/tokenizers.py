@@ -24,6 +24,8 @@ class WordTokenizer:
       twice = sorted({w for w in self.words if self.words.count(w) > 1})
       raise ValueError(f"the vocabulary holds words twice: {twice}")
 
+  pad, bos, eos, sep, fwm, idm = PAD, BOS, EOS, SEP, FWM, IDM
+
   @functools.cached_property
   def _ids(self) -> dict[str, int]:
     return {word: i for i, word in enumerate(self.words, start=len(SPECIAL))}

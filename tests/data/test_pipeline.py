@@ -16,6 +16,7 @@ LENGTHS = Lengths(x=3, y=2, z=2)
 RECORDS = [
   Record(f"s{i}", f"s{i + 1} s0", "go on" if i % 2 else "go", "e", i, "go", "l") for i in range(10)
 ]
+DATA = pipeline.tokenize(RECORDS, TOKENIZER, LENGTHS)
 
 
 def equal(a, b):
@@ -50,56 +51,34 @@ def test_what_does_not_fit_is_named():
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
-  batches = Batches(RECORDS, TOKENIZER, LENGTHS, 4, 7)
-  again = Batches(RECORDS, TOKENIZER, LENGTHS, 4, 7)
+  batches = Batches(DATA, 4, 7)
+  again = Batches(DATA, 4, 7)
   later = again[23]  # out of order, before the others
   for step in (0, 1, 2, 23):
     assert equal(batches[step], again[step])
   assert equal(batches[23], later)
-  other = Batches(RECORDS, TOKENIZER, LENGTHS, 4, 8)
+  other = Batches(DATA, 4, 8)
   assert any(not equal(batches[i], other[i]) for i in range(5))
 
 
 def test_every_epoch_holds_every_record_once_in_an_order_of_its_own():
-  batches = Batches(RECORDS, TOKENIZER, LENGTHS, 4, 0)
+  batches = Batches(DATA, 4, 0)
   rows = np.concatenate([batches.rows(i) for i in range(10)]).reshape(4, 10)
   assert (np.sort(rows) == np.arange(10)).all()
   assert len({tuple(epoch) for epoch in rows}) == 4
   assert batches[0].x.tokens[:, 0].tolist() == [6 + i for i in batches.rows(0)]
 
 
-def test_iterating_goes_on_from_any_step():
-  batches = Batches(RECORDS, TOKENIZER, LENGTHS, 3, 0)
-  for start in (0, 5):
-    iterator = batches.iterate(start)
-    for step in range(start, start + 12):
-      assert equal(next(iterator), batches[step])
-
-
-def test_processes_share_a_global_batch():
-  whole = Batches(RECORDS, TOKENIZER, LENGTHS, 6, 1)
-  shares = [
-    Batches(RECORDS, TOKENIZER, LENGTHS, 6, 1, process_index=i, process_count=3) for i in range(3)
-  ]
-  for step in range(6):
-    rows = np.concatenate([share.rows(step) for share in shares])
-    assert np.array_equal(rows, whole.rows(step))
-    assert shares[1][step].x.tokens.shape == (2, 3)
-  assert equal(next(shares[2].iterate(4)), shares[2][4])
-
-
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
     ({"batch": 0}, "batch is 0"),
-    ({"batch": 5, "process_count": 2}, "batch is 5, not a multiple of process_count 2"),
-    ({"batch": 4, "process_count": 2, "process_index": 2}, "process_index is 2, must be from 0"),
     ({"batch": 4, "seed": -1}, "seed is -1"),
   ],
 )
 def test_bad_arguments(arguments, message):
   with pytest.raises(ValueError, match=message):
-    Batches(RECORDS, TOKENIZER, LENGTHS, **{"seed": 0, **arguments})
+    Batches(DATA, **{"seed": 0, **arguments})
 
 
 def test_a_split_by_index(builder):
@@ -121,9 +100,10 @@ def test_no_actions_from_the_unlabelled_split(builder):
   world = get("minigrid")
   lengths = Lengths(x=world.state_len, y=world.state_len, z=world.action_len)
   unlabelled = Split(builder, "unlabelled")
-  assert Batches(unlabelled, world.tokenizer, lengths, 4, 0, actions=False)[0].z is None
+  data = pipeline.tokenize(unlabelled, world.tokenizer, lengths, actions=False)
+  assert Batches(data, 4, 0)[0].z is None
   with pytest.raises(ValueError, match="split 'unlabelled' holds no actions"):
-    Batches(unlabelled, world.tokenizer, lengths, 4, 0)
+    pipeline.tokenize(unlabelled, world.tokenizer, lengths)
 
 
 def test_an_empty_split_is_an_error():
@@ -132,7 +112,7 @@ def test_an_empty_split_is_an_error():
   with pytest.raises(ValueError, match="split 'test' is empty"):
     Split(builder, "test")
   with pytest.raises(ValueError, match="is empty"):
-    Batches([], TOKENIZER, LENGTHS, 2, 0)
+    pipeline.tokenize([], TOKENIZER, LENGTHS)
 
 
 def test_ordered_batches_cover_the_split_once():

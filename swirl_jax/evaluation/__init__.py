@@ -1,0 +1,35 @@
+"""How good a world model is: one step, several turns, and what the latent actions look like.
+
+All of it runs on whole splits in batches of one static shape (the last one padded, its padding
+masked), in a few compiled programs per role, and returns plain dicts of floats, ints and lists.
+
+    one_step.Examples(records, data)             a split: its records and, tokenised, [N, ·] arrays
+    one_step.examples(records, tokenizer, lengths, *, actions=True) -> Examples
+    one_step.head(split, count) -> Examples      its first records
+
+    one_step.quick(role, params, split, *, batch, world) -> float      for early stopping
+    one_step.fwm(role, params, split, *, key, temperature, batch, world)
+      -> {"metrics", "by_episode", "examples": {"prediction": [text], "exact": [bool]}}
+    one_step.idm(role, params, split, *, key, temperature, batch, world)
+      -> {"metrics", "by_episode", "examples": {"prediction": [text], "match": [bool]}}
+    one_step.best_of(fwm_role, fwm_params, idm_role, idm_params, split, *, n, key, temperature,
+                     batch) -> {"metrics"}
+    one_step.latents(role, params, split, *, key, temperature, batch, world, shown, reference=())
+      -> {"metrics", "examples": [{"x", "y", "z", "true": text | None}]}
+    one_step.gallery(split, predictions, rows, *, method, split_name)
+      -> [{"x", "z", "prediction", "truth", "method", "split"}]
+    multi_turn.multi_turn(role, params, split, chains, *, batch, world, shown)
+      -> {"metrics", "chains": [[{"x", "z", "prediction", "truth"}]]}
+
+and below them, for other uses (annotating pairs once, say), on tokenised data alone:
+
+    one_step.decode(role, params, data, *, group, greedy, batch, key=None, temperature=1.0)
+      -> Decoded(tokens, mask [N, G, T], logp, complete [N, G]), NumPy
+    one_step.score(role, params, data, *, batch) -> Scores(logp, count [N]), NumPy
+
+`role` is any transformer role of the right direction: its decoding's group and greediness are
+replaced as each measurement needs; top-k, top-p, length and allowed tokens stay. `key` is a typed
+key, `temperature` that of the sampled measurements. "metrics" goes into a row of
+`evaluations.jsonl`; "by_episode" too, where two methods are to be compared pair by pair. A mesh
+must be set (`jax.set_mesh`).
+"""

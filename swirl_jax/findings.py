@@ -1,0 +1,270 @@
+"""What a run's folder says: the regime, the methods beside each other, and who is ahead of whom.
+
+Reads files alone, and works on a run that is still going: what is not there yet is None or left
+out, and named in `missing`.
+"""
+
+import dataclasses
+import json
+import pathlib
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from swirl_jax.evaluation import text
+
+METHODS = {
+  "warmup": "Warm-up",
+  "labels_only": "Labels only",
+  "pseudo_labels": "Pseudo-labels + labels",
+  "plain_phase1": "Phase I as in the paper",
+  "swirl": "SWIRL",
+}
+STAGES = {  # method → the stages of metrics.jsonl that it is made of
+  "warmup": ("pretrain", "warmup", "warmup_fwm", "warmup_idm"),
+  "swirl": ("phase1", "phase2"),
+}
+PHASES = {"phase1": "I", "phase2": "II"}
+FILES = ("config.json", "versions.json", "dataset.json", "samples.json")
+LOGS = ("metrics.jsonl", "evaluations.jsonl")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+  """The parsed files of a work directory; an empty object or list where one is missing."""
+
+  config: Mapping[str, Any]
+  versions: Mapping[str, Any]
+  dataset: Mapping[str, Any]
+  samples: Mapping[str, Any]
+  steps: Sequence[Mapping[str, Any]]
+  evaluations: Sequence[Mapping[str, Any]]
+  missing: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """One line of the table; `idm` is the IDM's match where the method trains one. Shares 0 to 1."""
+
+  name: str
+  title: str
+  metrics: Mapping[str, Any]
+  by_episode: Mapping[str, Any] | None
+  heldout: float | None
+  idm: float | None
+  updates: int
+  seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Versus:
+  """SWIRL against a method: the difference in exact match, its paired interval (or None, where the
+  rows do not hold the same episodes), and the outcome: "ahead", "behind" or "unclear"."""
+
+  method: Method
+  difference: float
+  interval: tuple[float, float] | None
+  outcome: str
+
+  def sentence(self) -> str:
+    points = f"{abs(100 * self.difference):.1f} points"
+    if self.interval:
+      low, high = sorted(100 * v for v in self.interval)
+      sure = f"paired 95% interval of SWIRL's lead: {low:+.1f} to {high:+.1f}"
+    else:
+      sure = "no paired interval; judged by whether the two intervals overlap"
+    title = self.method.title
+    if self.outcome == "ahead":
+      return f"SWIRL is ahead of {title} by {points} ({sure})."
+    if self.outcome == "behind":
+      return f"{title} beats SWIRL by {points} ({sure})."
+    more = "above" if self.difference > 0 else "below" if self.difference < 0 else "level with"
+    how = f"{points} {more} {title}" if self.difference else f"{more} {title}"
+    return f"SWIRL is {how}, which is within the noise ({sure})."
+
+
+@dataclasses.dataclass(frozen=True)
+class Gauge:
+  """A number of the regime, and the range that it should lie in (None: any)."""
+
+  title: str
+  value: float | None
+  low: float | None = None
+  high: float | None = None
+
+  @property
+  def good(self) -> bool | None:
+    if self.value is None or self.low is None:
+      return None
+    return self.low <= self.value and (self.high is None or self.value <= self.high)
+
+  @property
+  def wanted(self) -> str:
+    if self.low is None:
+      return ""
+    return f"{self.low:.2f}–{self.high:.2f}" if self.high is not None else f"≥ {self.low:.2f}"
+
+
+def read(workdir) -> RunFolder:
+  """The work directory as it stands; torn lines are passed over."""
+  folder = pathlib.Path(workdir)
+  parsed = [_json(folder / name) for name in FILES]
+  logs = [_lines(folder / name) for name in LOGS]
+  missing = [name for name, value in zip(FILES + LOGS, parsed + logs, strict=True) if not value]
+  return RunFolder(*(p if isinstance(p, dict) else {} for p in parsed), *logs, tuple(missing))
+
+
+def _json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return {}
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  try:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+  except OSError:
+    return []
+  rows = []
+  for line in lines:
+    try:
+      row = json.loads(line)
+    except ValueError:
+      continue
+    if isinstance(row, dict):
+      rows.append(row)
+  return rows
+
+
+def rows(run: RunFolder, **where) -> list[Mapping[str, Any]]:
+  """Evaluation rows whose fields are as given, in the order they were written."""
+  return [r for r in run.evaluations if all(r.get(k) == v for k, v in where.items())]
+
+
+def last(run: RunFolder, **where) -> Mapping[str, Any] | None:
+  found = rows(run, **where)
+  return found[-1] if found else None
+
+
+def value(row: Mapping[str, Any] | None, name: str) -> float | None:
+  return None if row is None else row.get("metrics", {}).get(name)
+
+
+def seconds(run: RunFolder, method: str) -> float:
+  """Wall seconds of a method's steps, compilation included; evaluation is not."""
+  stages = STAGES.get(method, (method,))
+  mine = [r.get("perf", {}).get("seconds") for r in run.steps if r.get("stage") in stages]
+  return float(sum(s for s in mine if s is not None))
+
+
+def methods(run: RunFolder, split: str = "test") -> list[Method]:
+  """The methods that have been scored on the split, in the table's order."""
+  found = []
+  for name, title in METHODS.items():
+    row = last(run, model="fwm", split=split, method=name)
+    if row is None:
+      continue
+    found.append(Method(
+      name, title, row["metrics"], row.get("by_episode"),
+      value(last(run, model="fwm", split="heldout", method=name), "exact"),
+      value(last(run, model="idm", split=split, method=name), "match"),
+      int(row.get("updates", 0)), seconds(run, name)))  # fmt: skip
+  return found
+
+
+def absent(run: RunFolder) -> list[str]:
+  """What a finished run would have and this one has not: files, and methods without a test."""
+  wanted = {"warmup", "swirl", *run.config.get("compare", set(METHODS) - {"warmup", "swirl"})}
+  there = {m.name for m in methods(run)}
+  untested = [title for name, title in METHODS.items() if name in wanted - there]
+  return [*run.missing, *(f"the test of “{title}”" for title in untested)]
+
+
+def versus(run: RunFolder) -> list[Versus]:
+  """SWIRL against every other method on the test split."""
+  found = {m.name: m for m in methods(run)}
+  ours = found.pop("swirl", None)
+  return [_versus(ours, theirs) for theirs in found.values()] if ours else []
+
+
+def _versus(ours: Method, theirs: Method) -> Versus:
+  difference = ours.metrics["exact"] - theirs.metrics["exact"]
+  a, b = ours.by_episode, theirs.by_episode
+  if a and b and a["size"] == b["size"]:
+    difference, low, high = text.paired_interval(a, b)
+    ahead, behind, found = low > 0, high < 0, (low, high)
+  else:
+    ahead = ours.metrics["exact_low"] > theirs.metrics["exact_high"]
+    behind = ours.metrics["exact_high"] < theirs.metrics["exact_low"]
+    found = None
+  outcome = "ahead" if ahead else "behind" if behind else "unclear"
+  return Versus(theirs, difference, found, outcome)
+
+
+def regime(run: RunFolder) -> list[Gauge]:
+  """Is there room to improve, and a judge to improve by? On validation, before SWIRL begins."""
+  where = {"split": "validation", "method": "warmup"}
+  fwm, idm, best = (last(run, model=m, **where) for m in ("fwm", "idm", "best_of"))
+  n = value(best, "n")
+  return [
+    Gauge("Warm FWM, changed content", value(fwm, "changed_exact"), 0.30, 0.75),
+    Gauge("Warm IDM, by meaning", value(idm, "match"), 0.70),
+    Gauge(f"IDM's best of {n if n else 8}, whole state", value(best, "pick")),
+  ]
+
+
+def by_phase(run: RunFolder, split: str) -> tuple[list[str], dict[str, list[float | None]]]:
+  """Both models' scores after the warm-up and every phase: (names of the places, {model: …})."""
+  names: list[str] = []
+  scores: dict[str, dict[str, float]] = {"fwm": {}, "idm": {}}
+  for row in run.evaluations:
+    if row.get("method") not in ("warmup", "swirl") or row.get("model") not in scores:
+      continue
+    if row["method"] == "warmup":
+      place = "warm-up"
+    else:
+      place = f"{PHASES.get(row['stage'], row['stage'])} · {row['iteration']}"
+    if place not in names:
+      names.append(place)
+    if row.get("split") == split:
+      metric = "exact" if row["model"] == "fwm" else "match"
+      scores[row["model"]][place] = value(row, metric)
+  return names, {m: [found.get(name) for name in names] for m, found in scores.items()}
+
+
+def share(number: float | None, digits: int = 3) -> str:
+  return "–" if number is None else f"{number:.{digits}f}"
+
+
+def duration(total: float) -> str:
+  return f"{total:.0f} s" if total < 600 else f"{total / 60:.0f} min"
+
+
+def terminal(run: RunFolder) -> str:
+  """The table that ends a run: plain text, at most 100 columns."""
+  lines = ["Regime (validation)"]
+  for gauge in regime(run):
+    verdict = {True: f"in {gauge.wanted}", False: f"OUTSIDE {gauge.wanted}", None: ""}[gauge.good]
+    lines.append(f"  {gauge.title:<32} {share(gauge.value):>6}  {verdict}".rstrip())
+  found = methods(run)
+  lines += ["", "Test, greedy exact match of the FWM"]
+  head = ("method", "exact", "95% interval", "changed", "sampled", "heldout", "updates", "time")
+  form = "  {:<24} {:>6} {:>16} {:>8} {:>8} {:>8} {:>8} {:>8}"
+  lines.append(form.format(*head))
+  for m in found:
+    between = f"{share(m.metrics.get('exact_low'))} – {share(m.metrics.get('exact_high'))}"
+    cells = (m.metrics.get(k) for k in ("exact", "changed_exact", "sampled_exact"))
+    exact, changed, sampled = (share(c) for c in cells)
+    lines.append(form.format(
+      m.title, exact, between, changed, sampled, share(m.heldout), m.updates,
+      duration(m.seconds)))  # fmt: skip
+  if not found:
+    lines.append("  no test yet")
+  judges = [m for m in found if m.idm is not None]
+  if judges:
+    lines.append("IDM, match by meaning: " + ", ".join(f"{m.title} {m.idm:.3f}" for m in judges))
+  lines += ["", *(v.sentence() for v in versus(run))]
+  if absent(run):
+    lines.append("Missing: " + ", ".join(absent(run)) + ".")
+  return "\n".join(w for line in lines for w in (textwrap.wrap(line, 100) if len(line) > 100 else [line]))

@@ -1,0 +1,103 @@
+"""What a run reads: the splits as token arrays, and the batch of every step as a pure function of (seed, stage, step)."""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from swirl_jax.data import builders, pipeline
+from swirl_jax.evaluation import one_step
+from swirl_jax.programs import Lengths
+from swirl_jax.roles import TransformerRole
+from swirl_jax.settings import Settings
+from swirl_jax.types import Segment, Transition
+
+EVALUATED = ("validation", "test", "heldout")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+  """A world's splits. `arrays`: tokenised training sources; `examples`: what evaluation scores; `summary`: counts for the report."""
+
+  world: builders.World
+  arrays: Mapping[str, Transition]
+  examples: Mapping[str, one_step.Examples]
+  summary: Mapping[str, Any]
+
+  @property
+  def lengths(self) -> Lengths:
+    return lengths_of(self.world)
+
+
+class Latents(NamedTuple):
+  """Actions that the IDM wrote for every pair of a source: tokens int32 [N, T], mask bool [N, T], and their mean log-probability [N]."""
+
+  tokens: jax.Array
+  mask: jax.Array
+  logp: jax.Array
+
+
+def lengths_of(world: builders.World) -> Lengths:
+  return Lengths(world.state_len, world.action_len)
+
+
+def load(settings: Settings, data_dir: str) -> Data:
+  """Collects the world's data if it isn't there, and tokenises it. Raises ValueError for an empty split or a label budget beyond it."""
+  own = {k: v for k, v in settings.world.items() if k != "name"}
+  world = builders.get(settings.world["name"])
+  builder = world.prepare(data_dir, **own)
+  limits = pipeline.Lengths(world.state_len, world.state_len, world.action_len)
+  tokenize = functools.partial(pipeline.tokenize, tokenizer=world.tokenizer, lengths=limits)
+  d, e = settings.data, settings.evaluation
+  arrays = {
+    "unlabelled": tokenize(pipeline.Split(builder, "unlabelled"), actions=False),
+    "fwm_labels": tokenize(pipeline.Split(builder, "labelled", limit=d.fwm_labels)),
+    "idm_labels": tokenize(pipeline.Split(builder, "labelled", limit=d.idm_labels)),
+  }
+  examples = {}
+  for name in EVALUATED:
+    split = pipeline.Split(builder, name)
+    examples[name] = one_step.examples(split[: getattr(e, name)], world.tokenizer, limits)
+  splits = {name: info.num_examples for name, info in builder.info.splits.items()}
+  counts = dict(builder.info.metadata or {})
+  summary = {
+    "world": settings.world["name"], "splits": splits, "fwm_labels": d.fwm_labels, "idm_labels": d.idm_labels,
+    "dropped": {k: v["dropped"] for k, v in counts.items() if k in EVALUATED}, "counts": counts,
+    "scored": {name: len(x.records) for name, x in examples.items()},
+  }
+  return Data(world, arrays, examples, summary)
+
+
+def seed_of(seed: int, *names) -> int:
+  """A 32-bit seed for a data stream, a function of the run's seed and of names."""
+  return zlib.crc32("/".join(map(str, (seed, *names))).encode())
+
+
+def annotate(role: TransformerRole, params, data: Transition, *, batch: int) -> Latents:
+  """The frozen model's greedy action for every pair of a source, on every process."""
+  found = one_step.decode(role, params, data, group=1, greedy=True, batch=batch)
+  return Latents(found.tokens[:, 0], found.mask[:, 0], found.logp[:, 0])
+
+
+def with_latents(data: Transition, latents: Latents, *, floor: float) -> Transition:
+  """The pairs whose action has a mean log-probability of at least `floor`, with that action. Raises ValueError where none is left."""
+  keep = np.flatnonzero(np.asarray(latents.logp) >= floor)
+  if not keep.size:
+    raise ValueError(f"latent_floor = {floor}: no annotated pair reaches it; the best has {np.max(latents.logp):.2f}.")
+  z = Segment(np.asarray(latents.tokens)[keep], np.asarray(latents.mask)[keep])
+  return pipeline.take(data, keep)._replace(z=z)
+
+
+def widen(data: Transition, length: int) -> Transition:
+  """Pads z on the right to `length` tokens, so that labelled and annotated transitions fit in one batch."""
+  pad = [(0, 0), (0, length - data.z.tokens.shape[1])]
+  return data._replace(z=Segment(np.pad(data.z.tokens, pad), np.pad(data.z.mask, pad)))
+
+
+def join(*parts: Transition) -> Transition:
+  """Batches one below the other."""
+  return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

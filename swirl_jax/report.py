@@ -1,0 +1,433 @@
+"""report.html: a run in one self-contained page, without scripts or network.
+
+What a run has not reached yet is left out and named, so the page can be made at any time.
+"""
+
+import functools
+import html
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from swirl_jax import charts, findings
+from swirl_jax.charts import Line
+from swirl_jax.findings import RunFolder
+
+FWM, IDM = "#3366d6", "#d9691e"
+COLORS = {
+  "warmup": "#98a1b3",
+  "labels_only": "#5d6b82",
+  "pseudo_labels": "#d39b1c",
+  "plain_phase1": "#2a9d8f",
+  "swirl": "#6a3fd1",
+}
+PALE = {"phase1": ("#a9bff0", FWM), "phase2": ("#f2bf9b", IDM)}  # first and last iteration
+SMOOTH = 9  # steps
+SHOWN = {"gallery": 12, "chains": 3, "latents": 12}
+
+STYLE = """
+:root{--ink:#1d2433;--muted:#6b7487;--line:#e6e9ef;--swirl:#6a3fd1}
+*{box-sizing:border-box}
+body{margin:0;background:#f6f7fa;color:var(--ink);
+  font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif}
+main{max-width:1120px;margin:0 auto;padding:36px 24px 60px}
+h1{font-size:30px;margin:0 0 4px;letter-spacing:-.02em}h1 b{color:var(--swirl)}
+h2{font-size:19px;margin:0 0 4px;letter-spacing:-.01em}
+h3{font-size:13.5px;margin:0 0 4px;font-weight:600}
+p{margin:4px 0 10px}.note{color:var(--muted);font-size:13.5px;max-width:88ch}
+section{background:#fff;border:1px solid var(--line);border-radius:14px;padding:22px 24px;
+  margin-top:18px}
+.grid{display:grid;gap:18px 26px;margin-top:12px}
+.two{grid-template-columns:repeat(2,minmax(0,1fr))}
+.three{grid-template-columns:repeat(3,minmax(0,1fr))}
+.tiles{grid-template-columns:repeat(4,minmax(0,1fr));gap:14px;margin-top:18px}
+.tile{background:#fff;border:1px solid var(--line);border-radius:14px;padding:14px 18px}
+.tile b{display:block;font-size:29px;line-height:1.25;letter-spacing:-.02em}
+.tile span{color:var(--muted);font-size:13px}
+.tile.main{background:var(--swirl);border-color:var(--swirl);color:#fff}.tile.main span{color:#e4dcfb}
+.badge{display:inline-block;font-size:12px;border-radius:20px;padding:0 9px;margin-top:4px}
+.good{background:#e3f5ea;color:#17703a}.bad{background:#fdeaea;color:#a32020}
+.plain{background:#eef0f4;color:#525c70}
+table{border-collapse:collapse;width:100%;margin-top:10px;font-variant-numeric:tabular-nums}
+th{font-size:12.5px;color:var(--muted);font-weight:500;text-align:right;padding:5px 8px}
+td{text-align:right;padding:6px 8px;border-top:1px solid var(--line);white-space:nowrap}
+th:first-child,td:first-child{text-align:left;padding-left:0}
+tr.swirl td{font-weight:650;background:#f6f2ff}tr.swirl td:first-child{padding-left:8px}
+td i.dot{display:inline-block;width:10px;height:10px;border-radius:50%;margin-right:8px}
+td.wide{width:200px}svg{width:100%;height:auto;display:block;font-family:inherit}
+svg.whisker{width:190px;display:inline-block;vertical-align:middle}
+ul.verdicts{list-style:none;padding:0;margin:14px 0 0}
+ul.verdicts li{padding:7px 14px;border-radius:9px;margin-top:6px;font-size:14.5px}
+li.ahead{background:#e3f5ea}li.behind{background:#fdeaea}li.unclear{background:#eef0f4}
+.legend{font-size:12.5px;color:var(--muted);margin:2px 0 4px}
+.chip{margin-right:16px;white-space:nowrap}
+.chip i{display:inline-block;width:18px;vertical-align:middle;margin-right:6px}
+.missing{background:#fff7e0;border:1px solid #f0dca0;border-radius:10px;padding:8px 14px;
+  font-size:14px}
+.cards{grid-template-columns:repeat(2,minmax(0,1fr))}
+.card{border:1px solid var(--line);border-radius:12px;padding:12px 14px}
+.card.wrong{border-color:#f0b4b4}
+.strip{display:flex;gap:12px;align-items:flex-end}
+.strip figure{margin:0;flex:1 1 0;min-width:0;text-align:center}
+.strip img{width:100%;max-width:116px;border-radius:6px;display:block;margin:0 auto}
+figcaption{font-size:12px;color:var(--muted);line-height:1.3;padding-top:5px}
+.film{overflow-x:auto;margin-top:14px}.film table{width:auto;margin:0}
+.film td{border:0;padding:3px 5px;text-align:center;font-size:12.5px;white-space:normal;
+  width:118px;color:var(--muted);vertical-align:bottom}
+.film td:first-child{width:74px;text-align:left}.film img{width:104px;border-radius:6px}
+.words{font-size:14px;font-weight:600;color:var(--ink)}
+details{margin-top:8px}summary{cursor:pointer;color:var(--muted)}
+pre{background:#f6f7fa;border-radius:10px;padding:12px;overflow-x:auto;font-size:12px;
+  line-height:1.45}
+@media(max-width:800px){.two,.three,.tiles,.cards{grid-template-columns:1fr}}
+"""
+
+
+def write(workdir, world) -> str:
+  """Writes `report.html` into the work directory and returns the table for the terminal."""
+  run = findings.read(workdir)
+  picture = functools.cache(lambda state, marks=(): charts.png_uri(world.render(state, marks)))
+
+  def draw(state: str, truth: str | None = None) -> str:
+    """A picture of a state; its differences from the truth, if given, are outlined."""
+    marks = () if truth is None else world.differences(state, truth)
+    return f'<img alt="{_e(state)}" src="{picture(state, marks)}">'
+
+  path = pathlib.Path(workdir) / "report.html"
+  scratch = path.with_suffix(".html.tmp")
+  scratch.write_text(page(run, draw), encoding="utf-8")
+  os.replace(scratch, path)
+  return f"{findings.terminal(run)}\n\nReport: {path}"
+
+
+def page(run: RunFolder, draw) -> str:
+  """The whole page."""
+  parts = [
+    _header(run), _tiles(run), _methods(run), _scores(run), _rewards(run), _diagnostics(run),
+    _gallery(run, draw), _turns(run, draw), _latents(run, draw), _details(run),
+  ]  # fmt: skip
+  return (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width,initial-scale=1">'
+    f"<title>SWIRL: {_e(_world(run))}</title><style>{STYLE}</style></head><body><main>"
+    + "\n".join(p for p in parts if p) + "</main></body></html>\n"
+  )  # fmt: skip
+
+
+# -- small pieces --------------------------------------------------------------------------------
+
+
+def _e(words: Any) -> str:
+  return html.escape(str(words))
+
+
+def _world(run: RunFolder) -> str:
+  found = run.config.get("world", {})
+  return found.get("name", "a world") if isinstance(found, Mapping) else str(found)
+
+
+def _section(title: str, note: str, *body: str) -> str:
+  return f'<section><h2>{title}</h2><p class="note">{note}</p>{"".join(body)}</section>'
+
+
+def _absent(what: str) -> str:
+  return f'<p class="missing">{_e(what)}</p>'
+
+
+def _chart(title: str, lines: Sequence[Line], *, key: bool = True, **settings) -> str:
+  lines = [line for line in lines if any(v is not None for v in line.y)]
+  if not lines:
+    return ""
+  legend = charts.legend([(x.name, x.color, x.dash) for x in lines]) if key else ""
+  return f"<div><h3>{_e(title)}</h3>{legend}{charts.line_chart(lines, **settings)}</div>"
+
+
+def _grid(kind: str, charts_: Iterable[str]) -> str:
+  found = [c for c in charts_ if c]
+  return f'<div class="grid {kind}">{"".join(found)}</div>' if found else ""
+
+
+def _table(head: Sequence[str], body: Iterable[tuple[str, Sequence[str]]]) -> str:
+  """Rows are (CSS class, cells); cells are HTML."""
+  top = "".join(f"<th>{h}</th>" for h in head)
+  rows = "".join(
+    f'<tr class="{css}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for css, cells in body
+  )
+  return f"<table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+# -- the sections --------------------------------------------------------------------------------
+
+
+def _header(run: RunFolder) -> str:
+  d = run.dataset
+  splits, dropped = d.get("splits", {}), d.get("dropped", {})
+  sizes = ", ".join(f"{_e(name)} {count:,}" for name, count in splits.items())
+  data = f"Transitions: {sizes}. " if sizes else ""
+  if "fwm_labels" in d:
+    data += f"Labels: FWM {d['fwm_labels']:,}, IDM {d['idm_labels']:,}. "
+  if dropped:
+    lost = ", ".join(f"{_e(k)} {v:,}" for k, v in dropped.items())
+    data += f"Dropped, because training had met their states: {lost}."
+  absent = findings.absent(run)
+  missing = _absent("Not there (yet): " + ", ".join(absent) + ".") if absent else ""
+  weights = {"shared": "one model plays both parts"}.get(
+    run.config.get("weights", ""), "two models")
+  return (
+    f"<h1><b>SWIRL</b> on {_e(_world(run))}</h1>"
+    '<p class="note">A forward world model (FWM: state and action → next state) and an inverse '
+    f"one (IDM: two states → action in words), {weights}, each the other's reward on pairs of "
+    f"states without actions (arXiv:2602.06130). {data}</p>{missing}"
+  )
+
+
+def _tiles(run: RunFolder) -> str:
+  tiles = []
+  for gauge in findings.regime(run):
+    css = {True: "good", False: "bad", None: "plain"}[gauge.good]
+    words = "what its choice can reach" if gauge.low is None else f"wanted {gauge.wanted}"
+    if gauge.good is False:
+      words = f"outside the regime, {gauge.wanted}"
+    if gauge.value is None:
+      css, words = "plain", "not measured yet"
+    tiles.append(
+      f'<div class="tile"><span>{_e(gauge.title)}</span><b>{findings.share(gauge.value)}</b>'
+      f'<em class="badge {css}" style="font-style:normal">{_e(words)}</em></div>'
+    )
+  found = {m.name: m.metrics["exact"] for m in findings.methods(run)}
+  if "swirl" in found:
+    before = f"from {found['warmup']:.3f} after the warm-up" if "warmup" in found else ""
+    tiles.append(
+      f'<div class="tile main"><span>SWIRL’s FWM, test exact match</span>'
+      f"<b>{found['swirl']:.3f}</b><span>{before}</span></div>"
+    )
+  return f'<div class="grid tiles">{"".join(tiles)}</div>'
+
+
+def _methods(run: RunFolder) -> str:
+  found = findings.methods(run)
+  note = (
+    "Greedy exact match of the whole next state, with its 95% interval (bootstrap over episodes). "
+    "“Changed” asks only for the words that differ between x and y. Updates are those of the FWM "
+    "since the warm-up that all methods start from; time is that of the steps, compilation "
+    "included, and SWIRL’s covers both phases."
+  )
+  if not found:
+    return _section("Methods", note, _absent("No method has been tested yet."))
+  rows = []
+  for m in found:
+    color, x = COLORS[m.name], m.metrics
+    values = [findings.share(x.get(k)) for k in ("changed_exact", "sampled_exact")]
+    between = f"{findings.share(x.get('exact_low'))} – {findings.share(x.get('exact_high'))}"
+    line = charts.whisker(x["exact"], x["exact_low"], x["exact_high"], color)
+    rows.append((m.name, [
+      f'<i class="dot" style="background:{color}"></i>{_e(m.title)}', findings.share(x["exact"]),
+      line, between, *values, findings.share(m.heldout), findings.share(m.idm), f"{m.updates:,}",
+      findings.duration(m.seconds)]))  # fmt: skip
+  head = ("method", "exact", "0 · · · 1", "95%", "changed", "sampled", "held-out level", "IDM",
+          "updates", "time")  # fmt: skip
+  verdicts = "".join(
+    f'<li class="{v.outcome}">{_e(v.sentence())}</li>' for v in findings.versus(run)
+  )
+  return _section("Does it help?", note, _table(head, rows), f'<ul class="verdicts">{verdicts}</ul>')
+
+
+def _scores(run: RunFolder) -> str:
+  note = (
+    "Both models after the warm-up and after each phase (I trains the FWM, II the IDM; the number "
+    "is the iteration): greedy exact match of the FWM, match by meaning of the IDM. The paper’s "
+    "Figure 2."
+  )
+  drawn = []
+  for split in ("validation", "test"):
+    names, scores = findings.by_phase(run, split)
+    lines = []
+    for model, title, color in (("fwm", "FWM, exact match", FWM), ("idm", "IDM, match", IDM)):
+      there = [(i, v) for i, v in enumerate(scores[model]) if v is not None]
+      x, y = [i for i, _ in there], [v for _, v in there]
+      lines.append(Line(title, x, y, color, points=True))
+    drawn.append(_chart(split.capitalize(), lines, names=names, y_range=(0.0, 1.0)))
+  return _section("Scores by iteration", note, _grid("two", drawn)) if any(drawn) else ""
+
+
+def _curves(run: RunFolder, metric: str, stages: Sequence[str]) -> list[Line]:
+  """One line for each stage and iteration that has the metric, by step."""
+  found: dict[tuple[str, int], list] = {}
+  for row in run.steps:
+    if row.get("stage") in stages and metric in row:
+      found.setdefault((row["stage"], row.get("iteration", 0)), []).append(row)
+  lines = []
+  for (stage, iteration), rows in found.items():
+    shades, count = PALE.get(stage), max([i for s, i in found if s == stage])
+    if shades:
+      name = f"Phase {findings.PHASES[stage]}, iteration {iteration}"
+      color = shades[-1] if iteration == count else shades[0]
+    else:
+      name = findings.METHODS.get(stage, stage.replace("_", " "))
+      color = COLORS.get(stage, {"warmup_idm": IDM, "warmup_fwm": FWM}.get(stage, COLORS["warmup"]))
+    x, y = [r["step"] for r in rows], [r[metric] for r in rows]
+    lines.append(Line(name, x, y, color, dash=stage not in PALE, smooth=SMOOTH))
+  return lines
+
+
+def _rewards(run: RunFolder) -> str:
+  note = (
+    "Mean reward of the samples at each step: in Phase I the IDM’s log Q(z | x, ŷ), in Phase II "
+    "the FWM’s log P(y | x, z). A reward that rises while the scores above fall would be a reward "
+    "that is being gamed."
+  )
+  drawn = [
+    _chart("Phase I: the FWM learns", _curves(run, "reward", ("phase1", "plain_phase1")),
+           x_label="step"),
+    _chart("Phase II: the IDM learns", _curves(run, "reward", ("phase2",)), x_label="step"),
+  ]  # fmt: skip
+  body = _grid("two", drawn) or _absent("No phase has begun yet.")
+  return _section("Rewards", note, body)
+
+
+def _diagnostics(run: RunFolder) -> str:
+  small = {"height": 200, "width": 340, "key": False, "x_label": "step"}
+  names = {"kl": "KL to the reference", "entropy": "entropy per token",
+           "dead_groups": "groups without spread"}  # fmt: skip
+  drawn = [
+    _chart(f"{title}: {words}", _curves(run, metric, stages), **small)
+    for title, stages in (("I", ("phase1", "plain_phase1")), ("II", ("phase2",)))
+    for metric, words in names.items()
+  ]
+  sft = ("pretrain", "warmup", "warmup_fwm", "warmup_idm", "labels_only", "pseudo_labels")
+  supervised = [
+    _chart("FWM: −log p per token", _curves(run, "nll_y", sft), x_label="step"),
+    _chart("IDM: −log p per token", _curves(run, "nll_z", sft), x_label="step"),
+  ]
+  note = "Colours as above: the paper’s plain Phase I is dashed. Pale lines are single steps."
+  parts = [_grid("three", drawn), _grid("two", supervised)]
+  return _section("Inside the training", note, *parts) if any(parts) else ""
+
+
+def _figure(image: str, caption: str) -> str:
+  return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _gallery(run: RunFolder, draw) -> str:
+  note = (
+    "Test transitions: a state, the action in words, what the FWM predicts, what happened. Cells "
+    "that differ from the truth are outlined. Below each room: what is carried."
+  )
+  groups: dict[tuple, dict[str, str]] = {}
+  for s in run.samples.get("gallery", ()):
+    key = (s["x"], s["z"], s["truth"], s.get("split", ""))
+    groups.setdefault(key, {})[s.get("method", "swirl")] = s["prediction"]
+  if not groups:
+    return _section("Gallery", note, _absent("The gallery is made when the run is over."))
+  cards = []
+  for (x, z, truth, _), predictions in list(groups.items())[: SHOWN["gallery"]]:
+    wrong = any(p != truth for p in predictions.values())
+    figures = [_figure(draw(x), "before")]
+    for method, prediction in predictions.items():
+      right = "✓" if prediction == truth else "✗"
+      title = f"{findings.METHODS.get(method, method)} {right}"
+      figures.append(_figure(draw(prediction, truth), _e(title)))
+    figures.append(_figure(draw(truth), "truth"))
+    cards.append(
+      f'<div class="card{" wrong" if wrong else ""}"><div class="words">“{_e(z)}”</div>'
+      f'<div class="strip" style="margin-top:8px">{"".join(figures)}</div></div>'
+    )
+  return _section("Gallery", note, f'<div class="grid cards">{"".join(cards)}</div>')
+
+
+def _turns(run: RunFolder, draw) -> str:
+  note = (
+    "The FWM goes on from its own predictions, under the true actions. Exact match asks for the "
+    "whole state; “words” is the share of right words, beside what repeating the first state would "
+    "reach."
+  )
+  exact, words = [], []
+  for row in findings.rows(run, model="multi_turn"):
+    m, color = row["metrics"], COLORS.get(row["method"], charts.MUTED)
+    if not m.get("exact"):
+      continue
+    turns, title = list(range(len(m["exact"]))), findings.METHODS[row["method"]]
+    band = {"low": m["exact_low"], "high": m["exact_high"]}
+    exact.append(Line(title, turns, m["exact"], color, points=True, **band))
+    words.append(Line(title, turns, m["cells"], color, points=True))
+    kept = Line("first state kept", turns, m["kept_cells"], charts.MUTED, dash=True)
+  if not exact and not run.samples.get("chains"):
+    return _section("Several turns", note, _absent("Measured when the run is over."))
+  names = [str(t + 1) for t in range(max((len(x.x) for x in exact), default=0))]
+  shape = {"names": names, "x_label": "turn", "y_range": (0.0, 1.0)}
+  drawn = [_chart("Exact match by turn", exact, **shape),
+           _chart("Right words by turn", [*words, kept] if words else [], **shape)]  # fmt: skip
+  films = [_film(chain, draw) for chain in run.samples.get("chains", ())[: SHOWN["chains"]]]
+  return _section("Several turns", note, _grid("two", drawn), *films)
+
+
+def _film(chain: Sequence[Mapping[str, str]], draw) -> str:
+  """The truth above what is predicted, turn by turn."""
+  words = "".join(f'<td><span class="words">{_e(t["z"])}</span></td>' for t in chain)
+  truth = "".join(f"<td>{draw(t['truth'])}</td>" for t in chain)
+  guess = "".join(f"<td>{draw(t['prediction'], t['truth'])}</td>" for t in chain)
+  first = draw(chain[0]["x"])
+  return (
+    f'<div class="film"><table><tr><td></td><td>start</td>{words}</tr>'
+    f"<tr><td>truth</td><td>{first}</td>{truth}</tr>"
+    f"<tr><td>predicted</td><td>{first}</td>{guess}</tr></table></div>"
+  )
+
+
+def _latents(run: RunFolder, draw) -> str:
+  note = (
+    "What the IDM calls what happened between two states, one sample a pair, beside people’s words "
+    "for as many pairs. Unique: distinct phrases / phrases. Known: phrases that mean something in "
+    "this world. The paper’s Figure 6."
+  )
+  found = findings.rows(run, model="latents")
+  if not found:
+    return _section("Latent actions", note, _absent("The IDM has not been evaluated yet."))
+  names = ("unique", "phrases", "length", "known", "meanings", "logp_token")
+  body = []
+  for row in found:
+    m = row["metrics"]
+    phase = findings.PHASES.get(row["stage"])
+    title = f"after Phase {phase}, iteration {row['iteration']}" if phase else "after the warm-up"
+    body.append(("", [title, *(_number(m.get(name)) for name in names)]))
+  m = found[-1]["metrics"]
+  if "unique_reference" in m:
+    people = {"unique": m["unique_reference"], "length": m["length_reference"]}
+    body.append(("", ["people", *(_number(people.get(name)) for name in names)]))
+  head = ("", "unique", "distinct phrases", "words", "known", "distinct meanings", "log q per token")
+  titles, colors = zip(*[
+    ("people", "#98a1b3"), ("warm-up", "#f2bf9b"), ("at the end", IDM)], strict=True)  # fmt: skip
+  shares = (m.get("classes_reference", {}), found[0]["metrics"]["classes"], m["classes"])
+  kinds = sorted({name for share in shares for name in share}, key=lambda n: (n[0] == "(", n))
+  bars = charts.bars([(k, [s.get(k, 0.0) for s in shares]) for k in kinds], colors, width=1040)
+  legend = charts.legend([(t, c, False) for t, c in zip(titles, colors, strict=True)])
+  chart = f'<h3 style="margin-top:20px">Kinds of action</h3>{legend}{bars}'
+  return _section("Latent actions", note, _table(head, body), chart, _examples(run, draw))
+
+
+def _number(found: float | int | None) -> str:
+  return str(found) if isinstance(found, int) else findings.share(found, 2)
+
+
+def _examples(run: RunFolder, draw) -> str:
+  """Pairs of states with what the IDM says of them."""
+  cards = []
+  for s in run.samples.get("latents", ())[: SHOWN["latents"]]:
+    true = f'<div class="note">people: “{_e(s["true"])}”</div>' if s.get("true") else ""
+    cards.append(
+      f'<div class="card"><div class="strip">{_figure(draw(s["x"]), "x")}'
+      f'{_figure(draw(s["y"]), "y")}</div><div class="words">“{_e(s["z"])}”</div>{true}</div>'
+    )
+  style = 'style="grid-template-columns:repeat(4,minmax(0,1fr))"'
+  return f'<div class="grid cards" {style}>{"".join(cards)}</div>' if cards else ""
+
+
+def _details(run: RunFolder) -> str:
+  parts = (("Config", run.config), ("Data", run.dataset), ("Versions", run.versions))
+  body = "".join(
+    f"<details><summary>{name}</summary><pre>{_e(json.dumps(found, indent=2))}</pre></details>"
+    for name, found in parts if found
+  )  # fmt: skip
+  return _section("How it was made", "Everything that the run read and ran on.", body)

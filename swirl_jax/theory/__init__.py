@@ -1,0 +1,1 @@
+"""The paper's theorems and the practice, on worlds small enough to compute everything exactly."""
