@@ -37,8 +37,6 @@ setuptools.setup(
     "grain>=0.2.18",
     "importlib_resources>=6.0",  # tensorflow-datasets 4.9.10 imports it and doesn't declare it
     "jax>=0.10.2",
-    "jinja2>=3.1",
-    "matplotlib>=3.9",
     "minigrid>=3.0",
     "ml-collections>=1.1",
     "numpy>=2.0",

@@ -10,7 +10,67 @@ from collections.abc import Sequence
 
 import numpy as np
 
-INK, MUTED, GRID = "#1d2433", "#6b7487", "#e6e9ef"
+MUTED, GRID = "#6b7487", "#e6e9ef"
+
+# The style sheet of a page that holds them.
+STYLE = """
+:root{--ink:#1d2433;--muted:#6b7487;--line:#e6e9ef;--swirl:#6a3fd1}
+*{box-sizing:border-box}
+body{margin:0;background:#f6f7fa;color:var(--ink);
+  font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif}
+main{max-width:1120px;margin:0 auto;padding:36px 24px 60px}
+h1{font-size:30px;margin:0 0 4px;letter-spacing:-.02em}h1 b{color:var(--swirl)}
+h2{font-size:19px;margin:0 0 4px;letter-spacing:-.01em}
+h3{font-size:13.5px;margin:0 0 4px;font-weight:600}
+p{margin:4px 0 10px}.note{color:var(--muted);font-size:13.5px;max-width:88ch}
+section{background:#fff;border:1px solid var(--line);border-radius:14px;padding:22px 24px;
+  margin-top:18px}
+.grid{display:grid;gap:18px 26px;margin-top:12px}
+.two{grid-template-columns:repeat(2,minmax(0,1fr))}
+.three{grid-template-columns:repeat(3,minmax(0,1fr))}
+.tiles{grid-template-columns:repeat(4,minmax(0,1fr));gap:14px;margin-top:18px}
+.tile{background:#fff;border:1px solid var(--line);border-radius:14px;padding:14px 18px}
+.tile b{display:block;font-size:29px;line-height:1.25;letter-spacing:-.02em}
+.tile span{color:var(--muted);font-size:13px}
+.tile.main{background:var(--swirl);border-color:var(--swirl);color:#fff}
+.tile.main span{color:#e4dcfb}
+.badge{display:inline-block;font-size:12px;border-radius:20px;padding:0 9px;margin-top:4px}
+.good{background:#e3f5ea;color:#17703a}.bad{background:#fdeaea;color:#a32020}
+.plain{background:#eef0f4;color:#525c70}
+table{border-collapse:collapse;width:100%;margin-top:10px;font-variant-numeric:tabular-nums}
+th{font-size:12.5px;color:var(--muted);font-weight:500;text-align:right;padding:5px 8px}
+td{text-align:right;padding:6px 8px;border-top:1px solid var(--line);white-space:nowrap}
+th:first-child,td:first-child{text-align:left;padding-left:0}
+tr.swirl td{font-weight:650;background:#f6f2ff}tr.swirl td:first-child{padding-left:8px}
+td i.dot{display:inline-block;width:10px;height:10px;border-radius:50%;margin-right:8px}
+td.wide{width:200px}svg{width:100%;height:auto;display:block;font-family:inherit}
+svg.whisker{width:190px;display:inline-block;vertical-align:middle}
+ul.verdicts{list-style:none;padding:0;margin:14px 0 0}
+ul.verdicts li{padding:7px 14px;border-radius:9px;margin-top:6px;font-size:14.5px}
+li.ahead{background:#e3f5ea}li.behind{background:#fdeaea}li.unclear{background:#eef0f4}
+.legend{font-size:12.5px;color:var(--muted);margin:2px 0 4px}
+.chip{margin-right:16px;white-space:nowrap}
+.chip i{display:inline-block;width:18px;vertical-align:middle;margin-right:6px}
+.missing{background:#fff7e0;border:1px solid #f0dca0;border-radius:10px;padding:8px 14px;
+  font-size:14px}
+.cards{grid-template-columns:repeat(2,minmax(0,1fr))}
+.card{border:1px solid var(--line);border-radius:12px;padding:12px 14px}
+.card.wrong{border-color:#f0b4b4}
+.strip{display:flex;gap:12px;align-items:flex-end}
+.strip figure{margin:0;flex:1 1 0;min-width:0;text-align:center}
+.strip img{width:100%;max-width:116px;border-radius:6px;display:block;margin:0 auto}
+figcaption{font-size:12px;color:var(--muted);line-height:1.3;padding-top:5px}
+.film{overflow-x:auto;margin-top:14px}.film table{width:auto;margin:0}
+.film td{border:0;padding:3px 5px;text-align:center;font-size:12.5px;white-space:normal;
+  width:118px;color:var(--muted);vertical-align:bottom}
+.film td:first-child{width:74px;text-align:left;vertical-align:middle}
+.film img{width:104px;border-radius:6px}
+.words{font-size:14px;font-weight:600;color:var(--ink)}
+details{margin-top:8px}summary{cursor:pointer;color:var(--muted)}
+pre{background:#f6f7fa;border-radius:10px;padding:12px;overflow-x:auto;font-size:12px;
+  line-height:1.45}
+@media(max-width:800px){.two,.three,.tiles,.cards{grid-template-columns:1fr}}
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +243,13 @@ def whisker(value: float, low: float, high: float, color: str, *, width: int = 1
   )
 
 
+def scale(*, width: int = 190) -> str:
+  """The axis that `whisker` measures on, for the head of the table."""
+  at = ((6, "start", "0"), (width / 2, "middle", "0.5"), (width - 6, "end", "1"))
+  words = "".join(_text(x, 14, number, anchor=anchor) for x, anchor, number in at)
+  return f'<svg class="whisker" viewBox="0 0 {width} 18" width="{width}" height="18">{words}</svg>'
+
+
 def bars(groups: Sequence[tuple[str, Sequence[float]]], colors: Sequence[str], *, width=520,
          height=230) -> str:  # fmt: skip
   """Upright bars of shares, side by side within each named group."""
@@ -226,5 +293,6 @@ def png_uri(picture: np.ndarray) -> str:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
   header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-  body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)) + chunk(b"IEND", b"")
-  return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + body).decode()
+  data = zlib.compress(rows.tobytes(), 9)
+  file = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+  return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + file).decode()

@@ -78,19 +78,21 @@ class Versus:
       return f"SWIRL is ahead of {title} by {points} ({sure})."
     if self.outcome == "behind":
       return f"{title} beats SWIRL by {points} ({sure})."
-    more = "above" if self.difference > 0 else "below" if self.difference < 0 else "level with"
-    how = f"{points} {more} {title}" if self.difference else f"{more} {title}"
-    return f"SWIRL is {how}, which is within the noise ({sure})."
+    if not self.difference:
+      return f"SWIRL is level with {title} ({sure})."
+    more = "above" if self.difference > 0 else "below"
+    return f"SWIRL is {points} {more} {title}, which is within the noise ({sure})."
 
 
 @dataclasses.dataclass(frozen=True)
 class Gauge:
-  """A number of the regime, and the range that it should lie in (None: any)."""
+  """A number of the regime, and the range that it should lie in (None: any); or a note instead."""
 
   title: str
   value: float | None
   low: float | None = None
   high: float | None = None
+  note: str = ""
 
   @property
   def good(self) -> bool | None:
@@ -101,7 +103,7 @@ class Gauge:
   @property
   def wanted(self) -> str:
     if self.low is None:
-      return ""
+      return self.note
     return f"{self.low:.2f}–{self.high:.2f}" if self.high is not None else f"≥ {self.low:.2f}"
 
 
@@ -202,6 +204,29 @@ def _versus(ours: Method, theirs: Method) -> Versus:
   return Versus(theirs, difference, found, outcome)
 
 
+def gamed(run: RunFolder) -> list[str]:
+  """The phases in which the reward rose and the score on validation fell: the two have parted."""
+  found, before = [], {}
+  for row in rows(run, split="validation"):
+    model, metric = row.get("model"), {"fwm": "exact", "idm": "match"}.get(row.get("model"))
+    if metric is None or row.get("method") not in ("warmup", "swirl"):
+      continue
+    now, was = value(row, metric), before.get(model)
+    before[model] = now
+    stage, iteration = row["stage"], row["iteration"]
+    curve = [r["reward"] for r in run.steps if r.get("reward") is not None
+             and (r["stage"], r.get("iteration")) == (stage, iteration)]  # fmt: skip
+    part = max(1, len(curve) // 5)
+    first, final = (sum(c) / part for c in (curve[:part], curve[-part:]))
+    if was is not None and curve and now < was and final > first:
+      phase = f"Phase {PHASES.get(stage, stage)}, iteration {iteration}"
+      found.append(
+        f"{phase}: the reward rose ({first:.2f} to {final:.2f}) while the {model.upper()}’s score "
+        f"on validation fell ({was:.3f} to {now:.3f})."
+      )
+  return found
+
+
 def regime(run: RunFolder) -> list[Gauge]:
   """Is there room to improve, and a judge to improve by? On validation, before SWIRL begins."""
   where = {"split": "validation", "method": "warmup"}
@@ -210,7 +235,8 @@ def regime(run: RunFolder) -> list[Gauge]:
   return [
     Gauge("Warm FWM, changed content", value(fwm, "changed_exact"), 0.30, 0.75),
     Gauge("Warm IDM, by meaning", value(idm, "match"), 0.70),
-    Gauge(f"IDM's best of {n if n else 8}, whole state", value(best, "pick")),
+    Gauge(f"IDM's best of {8 if n is None else n}, whole state", value(best, "pick"),
+          note=f"one sample {share(value(best, 'single'))}, any {share(value(best, 'pass'))}"),
   ]
 
 
@@ -245,8 +271,8 @@ def terminal(run: RunFolder) -> str:
   """The table that ends a run: plain text, at most 100 columns."""
   lines = ["Regime (validation)"]
   for gauge in regime(run):
-    verdict = {True: f"in {gauge.wanted}", False: f"OUTSIDE {gauge.wanted}", None: ""}[gauge.good]
-    lines.append(f"  {gauge.title:<32} {share(gauge.value):>6}  {verdict}".rstrip())
+    words = {True: f"in {gauge.wanted}", False: f"OUTSIDE {gauge.wanted}", None: gauge.note}
+    lines.append(f"  {gauge.title:<32} {share(gauge.value):>6}  {words[gauge.good]}".rstrip())
   found = methods(run)
   lines += ["", "Test, greedy exact match of the FWM"]
   head = ("method", "exact", "95% interval", "changed", "sampled", "heldout", "updates", "time")
@@ -264,7 +290,9 @@ def terminal(run: RunFolder) -> str:
   judges = [m for m in found if m.idm is not None]
   if judges:
     lines.append("IDM, match by meaning: " + ", ".join(f"{m.title} {m.idm:.3f}" for m in judges))
-  lines += ["", *(v.sentence() for v in versus(run))]
+  lines += ["", *(v.sentence() for v in versus(run)), *gamed(run)]
   if absent(run):
     lines.append("Missing: " + ", ".join(absent(run)) + ".")
-  return "\n".join(w for line in lines for w in (textwrap.wrap(line, 100) if len(line) > 100 else [line]))
+  return "\n".join(
+    part for line in lines for part in ([line] if len(line) <= 100 else textwrap.wrap(line, 100))
+  )

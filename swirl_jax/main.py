@@ -1,6 +1,7 @@
 """`python -m swirl_jax.main --config=configs/minigrid.py --workdir=runs/minigrid`: trains, or goes on training."""
 
 import os
+import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -8,8 +9,6 @@ from ml_collections import config_flags
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's settings.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; a run that was stopped goes on from here.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of this run into workdir/profile.")
-flags.mark_flags_as_required(["config", "workdir"])
-
 
 def main(argv):
   if len(argv) > 1:
@@ -17,18 +16,29 @@ def main(argv):
   logging.set_verbosity(logging.WARNING)
   import jax  # after the flags, so that --help costs nothing
 
-  if "SWIRL_COORDINATOR" in os.environ:  # set by launch/local.py
-    jax.distributed.initialize(
-      os.environ["SWIRL_COORDINATOR"], int(os.environ["SWIRL_NUM_PROCESSES"]), int(os.environ["SWIRL_PROCESS_ID"]))
+  coordinator = os.environ.get("SWIRL_COORDINATOR")  # set by launch/
+  if coordinator == "auto":
+    jax.distributed.initialize()
+  elif coordinator:
+    count, index = (int(os.environ[f"SWIRL_{name}"]) for name in ("NUM_PROCESSES", "PROCESS_ID"))
+    jax.distributed.initialize(coordinator, count, index)
   from swirl_jax import train
+  from swirl_jax.checkpoint import CheckpointError
 
   try:
-    table = train.train(_CONFIG.value.to_dict(), _WORKDIR.value, profile=_PROFILE.value)
+    job = train.prepare(_CONFIG.value.to_dict(), _WORKDIR.value)
+  except ValueError as error:
+    sys.exit(f"Nothing was started: {error}")
+  try:
+    table = train.train(job, profile=_PROFILE.value)
   except train.Preempted:
-    print(f"Stopped by SIGTERM; everything is saved. The same command goes on from here: --workdir={_WORKDIR.value}", flush=True)
-    return
-  print(table)
+    print(f"Stopped by SIGTERM with everything saved. The same command, with --workdir={_WORKDIR.value}, goes on from here.", flush=True)
+  except (train.TrainingError, CheckpointError) as error:
+    sys.exit(f"Stopped: {error}")
+  else:
+    print(table)
 
 
 if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "workdir"])
   app.run(main)

@@ -1,4 +1,6 @@
-"""A run as a list of stages: warm-up, the alternation, the comparisons. What each starts from, reads and leaves.
+"""A run as a list of stages: warm-up, the alternation, the comparisons.
+
+What each starts from, reads and leaves.
 
 The list is a function of the settings alone, so a place in a run is two integers, (stage, step).
 """
@@ -12,11 +14,15 @@ from swirl_jax.settings import PhaseSettings, Settings, SftSettings
 class Stage:
   """One stretch of training.
 
-  name: what its metric rows are called. method: whose result it is ("warmup", "swirl" or a comparison). kind: "sft", "phase1" or "phase2".
-  start: the model it starts from, None for fresh parameters. result: the name under which its model is kept. frozen: the model that
-  scores, annotates or labels. reference: the model that the KL is measured from. fields: what is trained ("y": the FWM's part, "z": the IDM's).
-  data: the source of batches for each field: "unlabelled", "fwm_labels", "idm_labels" or "mixed" (labels and pseudo-labels, half and half).
-  updates: updates of this method since the warm-up, when the stage is over. splits: what its model is scored on at the end.
+  name: what its metric rows are called. method: whose result it is ("warmup", "swirl" or a
+  comparison). kind: "sft", "phase1" or "phase2".
+  start: the model it starts from, None for fresh parameters. result: the name under which its model
+  is kept. frozen: the model that scores, annotates or labels. reference: the model that the KL is
+  measured from. fields: what is trained ("y": the FWM's part, "z": the IDM's).
+  data: the source of batches for each field: "unlabelled", "fwm_labels", "idm_labels" or "mixed"
+  (labels and pseudo-labels, half and half).
+  updates: updates of this method since the warm-up, when the stage is over. splits: what its model
+  is scored on at the end.
   """
 
   name: str
@@ -62,12 +68,26 @@ def make_plan(settings: Settings) -> tuple[Stage, ...]:
         reference[field] = now[field]
       updates[field] += phase.steps
       last = iteration == settings.swirl.iterations and field not in _produced(
-        settings.swirl.order[position + 1 :])
+        settings.swirl.order[position + 1 :]
+      )
       result = "model" if shared else ("fwm" if field == "y" else "idm")
-      stages.append(Stage(
-        kind, "swirl", kind, phase, result, phase.steps, (field,), start=now[field], frozen=now[other],
-        reference=reference[field], iteration=iteration, updates=updates[field],
-        splits=FINAL if last else ("validation",)))
+      stages.append(
+        Stage(
+          kind,
+          "swirl",
+          kind,
+          phase,
+          result,
+          phase.steps,
+          (field,),
+          start=now[field],
+          frozen=now[other],
+          reference=reference[field],
+          iteration=iteration,
+          updates=updates[field],
+          splits=FINAL if last else ("validation",),
+        )
+      )
       now = dict.fromkeys(now, result) if shared else now | {field: result}
   total = settings.swirl.iterations * settings.swirl.order.count("phase1") * settings.phase1.steps
   stages += [_comparison(name, settings, warm, total) for name in settings.compare]
@@ -79,18 +99,32 @@ def final_models(settings: Settings) -> dict[str, str]:
   if settings.weights == "shared":
     return dict.fromkeys("yz", "model" if settings.swirl.iterations else "warm")
   trained = _produced(settings.swirl.order) if settings.swirl.iterations else set()
-  return {"y": "fwm" if "y" in trained else "warm_fwm", "z": "idm" if "z" in trained else "warm_idm"}
+  return {
+    "y": "fwm" if "y" in trained else "warm_fwm",
+    "z": "idm" if "z" in trained else "warm_idm",
+  }
 
 
 def needed(plan: tuple[Stage, ...], index: int, settings: Settings) -> set[str]:
   """The models that stage `index` or a later one, or the end of the run, still reads."""
-  return set().union(*(s.reads for s in plan[index:]), final_models(settings).values(), _warm_names(settings))
+  return set().union(
+    *(s.reads for s in plan[index:]), final_models(settings).values(), _warm_names(settings)
+  )
 
 
 def paper_phase(phase: PhaseSettings) -> PhaseSettings:
-  """The paper's plain step: the same learning rate, samples and prompts to update on; no dynamic sampling, label anchor or prior."""
+  """The paper's plain step: the same learning rate, samples and prompts to update on; no dynamic
+  sampling, label anchor or prior.
+  """
   reward = dataclasses.replace(phase.reward, prior=False)
-  return dataclasses.replace(phase, prompts=phase.keep or phase.prompts, keep=0, anchor=0, reference="snapshot", reward=reward)
+  return dataclasses.replace(
+    phase,
+    prompts=phase.keep or phase.prompts,
+    keep=0,
+    anchor=0,
+    reference="snapshot",
+    reward=reward,
+  )
 
 
 def _warm_names(settings: Settings) -> set[str]:
@@ -108,13 +142,63 @@ def _uses_prior(phase: PhaseSettings) -> bool:
 def _warmup(settings: Settings, shared: bool) -> list[Stage]:
   pre, fwm, idm = settings.pretrain, settings.warmup_fwm, settings.warmup_idm
   start = "prior" if pre.steps else None
-  stages = [Stage("pretrain", "warmup", "sft", pre, "prior", pre.steps, ("y",), ("unlabelled",), hide_z=True, splits=())]
+  stages = [
+    Stage(
+      "pretrain",
+      "warmup",
+      "sft",
+      pre,
+      "prior",
+      pre.steps,
+      ("y",),
+      ("unlabelled",),
+      hide_z=True,
+      splits=(),
+    )
+  ]
   if shared:
-    stages.append(Stage(
-      "warmup", "warmup", "sft", fwm, "warm", fwm.steps, ("y", "z"), ("fwm_labels", "idm_labels"), start=start, splits=FINAL))
+    stages.append(
+      Stage(
+        "warmup",
+        "warmup",
+        "sft",
+        fwm,
+        "warm",
+        fwm.steps,
+        ("y", "z"),
+        ("fwm_labels", "idm_labels"),
+        start=start,
+        splits=FINAL,
+      )
+    )
     return stages
-  stages.append(Stage("warmup_fwm", "warmup", "sft", fwm, "warm_fwm", fwm.steps, ("y",), ("fwm_labels",), start=start, splits=FINAL))
-  stages.append(Stage("warmup_idm", "warmup", "sft", idm, "warm_idm", idm.steps, ("z",), ("idm_labels",), splits=FINAL))
+  stages.append(
+    Stage(
+      "warmup_fwm",
+      "warmup",
+      "sft",
+      fwm,
+      "warm_fwm",
+      fwm.steps,
+      ("y",),
+      ("fwm_labels",),
+      start=start,
+      splits=FINAL,
+    )
+  )
+  stages.append(
+    Stage(
+      "warmup_idm",
+      "warmup",
+      "sft",
+      idm,
+      "warm_idm",
+      idm.steps,
+      ("z",),
+      ("idm_labels",),
+      splits=FINAL,
+    )
+  )
   return stages
 
 
@@ -122,8 +206,32 @@ def _comparison(name: str, settings: Settings, warm: dict[str, str], total: int)
   """A rival of the FWM that SWIRL ends with: the same start, the same number of updates."""
   if name == "plain_phase1":
     phase = dataclasses.replace(paper_phase(settings.phase1), steps=total)
-    return Stage(name, name, "phase1", phase, name, total, ("y",), start=warm["y"], frozen=warm["z"], reference=warm["y"],
-                 updates=total, splits=FINAL)
+    return Stage(
+      name,
+      name,
+      "phase1",
+      phase,
+      name,
+      total,
+      ("y",),
+      start=warm["y"],
+      frozen=warm["z"],
+      reference=warm["y"],
+      updates=total,
+      splits=FINAL,
+    )
   data, frozen = {"labels_only": ("fwm_labels", None), "pseudo_labels": ("mixed", warm["z"])}[name]
-  return Stage(name, name, "sft", settings.baseline, name, total, ("y",), (data,), start=warm["y"], frozen=frozen,
-               updates=total, splits=FINAL)
+  return Stage(
+    name,
+    name,
+    "sft",
+    settings.baseline,
+    name,
+    total,
+    ("y",),
+    (data,),
+    start=warm["y"],
+    frozen=frozen,
+    updates=total,
+    splits=FINAL,
+  )

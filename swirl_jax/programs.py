@@ -1,6 +1,8 @@
-"""The compiled programs of a run: settings, a tokenizer and lengths in; roles, specs and jitted steps out.
+"""The compiled programs of a run: settings, a tokenizer and lengths in; roles, specs and jitted
+steps out.
 
-`train.py`, the compile-only command and the benchmarks all build their steps here, so that what is measured is what runs.
+`train.py`, the compile-only command and the benchmarks all build their steps here, so that what is
+measured is what runs.
 """
 
 import dataclasses
@@ -19,128 +21,177 @@ from swirl_jax.types import PolicyState
 
 
 class Lengths(NamedTuple):
-    """The most tokens of a state and of an action."""
+  """The most tokens of a state and of an action."""
 
-    state: int
-    action: int
+  state: int
+  action: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """The two players of a run, with groups of one and at temperature 1; `sampler` makes them draw as a phase does."""
+  """The two players of a run, with groups of one and at temperature 1; `sampler` makes them draw as
+  a phase does.
+  """
 
-    fwm: roles.TransformerRole
-    idm: roles.TransformerRole
+  fwm: roles.TransformerRole
+  idm: roles.TransformerRole
 
-    def of(self, field: str) -> roles.TransformerRole:
-        return self.fwm if field == "y" else self.idm
+  def of(self, field: str) -> roles.TransformerRole:
+    return self.fwm if field == "y" else self.idm
 
 
 def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
-    """Raises ValueError where the model can't be, or its context is shorter than the longest prompt and completion."""
-    templates = prompts.fwm_template(tokenizer), prompts.idm_template(tokenizer)
-    literals = max(sum(len(p) for p in t.prompt if not isinstance(p, str)) for t in templates)
-    needed = literals + 2 * lengths.state + lengths.action + 1
-    config = model_config(settings, vocab_size=tokenizer.vocab_size, needed_len=needed)
+  """Raises ValueError where the model can't be, or its context is shorter than the longest prompt
+  and completion.
+  """
+  templates = prompts.fwm_template(tokenizer), prompts.idm_template(tokenizer)
+  literals = max(sum(len(p) for p in t.prompt if not isinstance(p, str)) for t in templates)
+  needed = literals + 2 * lengths.state + lengths.action + 1
+  config = model_config(settings, vocab_size=tokenizer.vocab_size, needed_len=needed)
 
-    def role(template, length):
-        decoding = sampling.Decoding(length=length + 1, group=1, end=template.end)
-        return roles.TransformerRole(
-            config, template, decoding, chunk=settings.model.logprob_chunk, gather=settings.mesh.rollout_gather)
+  def role(template, length):
+    decoding = sampling.Decoding(length=length + 1, group=1, end=template.end)
+    return roles.TransformerRole(
+      config,
+      template,
+      decoding,
+      chunk=settings.model.logprob_chunk,
+      gather=settings.mesh.rollout_gather,
+    )
 
-    return Roles(role(templates[0], lengths.state), role(templates[1], lengths.action))
+  return Roles(role(templates[0], lengths.state), role(templates[1], lengths.action))
 
 
 def sampler(role: roles.TransformerRole, **decoding) -> roles.TransformerRole:
-    """The role, drawing otherwise: `sampler(role, group=8, top_p=0.96)`."""
-    return dataclasses.replace(role, decoding=dataclasses.replace(role.decoding, **decoding))
+  """The role, drawing otherwise: `sampler(role, group=8, top_p=0.96)`."""
+  return dataclasses.replace(role, decoding=dataclasses.replace(role.decoding, **decoding))
 
 
-def sft_spec(settings: SftSettings, players: tuple[roles.TransformerRole, ...], *, hide_z: bool = False) -> sft.SftSpec:
-    return sft.SftSpec(players, settings.optimizer.build(), hide_z)
+def sft_spec(
+  settings: SftSettings, players: tuple[roles.TransformerRole, ...], *, hide_z: bool = False
+) -> sft.SftSpec:
+  return sft.SftSpec(players, settings.optimizer.build(), hide_z)
 
 
-def phase_spec(settings: PhaseSettings, players: Roles, *, phase: str, shared: bool) -> phases.PhaseSpec:
-    """Phase I ("phase1") has the FWM as the policy, Phase II the IDM; with shared weights the frozen tree is the snapshot and so the reference."""
-    policy, frozen = (players.fwm, players.idm) if phase == "phase1" else (players.idm, players.fwm)
-    reference = settings.reference if settings.beta else "none"
-    if shared and reference == "snapshot":
-        reference = "frozen"
-    same = ("reward", "advantages", "ratio", "reduction", "kl", "kl_in", "keep", "micro_batch", "inner_epochs", "correct_sampler", "mask_truncated")
-    return phases.PhaseSpec(
-        policy=sampler(policy, group=settings.group, top_k=settings.top_k, top_p=settings.top_p),
-        frozen=frozen,
-        latent=players.idm if phase == "phase1" else None,
-        optimizer=settings.optimizer.build(),
-        reference=reference,
-        anchor=settings.anchor > 0,
-        **{name: getattr(settings, name) for name in same},
-    )
+def phase_spec(
+  settings: PhaseSettings, players: Roles, *, phase: str, shared: bool
+) -> phases.PhaseSpec:
+  """Phase I ("phase1") has the FWM as the policy, Phase II the IDM; with shared weights the frozen
+  tree is the snapshot and so the reference.
+  """
+  policy, frozen = (players.fwm, players.idm) if phase == "phase1" else (players.idm, players.fwm)
+  reference = settings.reference if settings.beta else "none"
+  if shared and reference == "snapshot":
+    reference = "frozen"
+  same = (
+    "reward",
+    "advantages",
+    "ratio",
+    "reduction",
+    "kl",
+    "kl_in",
+    "keep",
+    "micro_batch",
+    "inner_epochs",
+    "correct_sampler",
+    "mask_truncated",
+  )
+  return phases.PhaseSpec(
+    policy=sampler(policy, group=settings.group, top_k=settings.top_k, top_p=settings.top_p),
+    frozen=frozen,
+    latent=players.idm if phase == "phase1" else None,
+    optimizer=settings.optimizer.build(),
+    reference=reference,
+    anchor=settings.anchor > 0,
+    **{name: getattr(settings, name) for name in same},
+  )
 
 
 def schedule(settings, steps: int) -> Schedule:
-    """The optimizer's traced numbers, for a stage of `steps` updates; float32, so that every call has the same types."""
-    o = settings.optimizer
-    return Schedule(*(np.float32(v) for v in (o.learning_rate, o.warmup_steps, steps)))
+  """The optimizer's traced numbers, for a stage of `steps` updates; float32, so that every call has
+  the same types.
+  """
+  o = settings.optimizer
+  return Schedule(*(np.float32(v) for v in (o.learning_rate, o.warmup_steps, steps)))
 
 
 def hyper(settings: PhaseSettings) -> phases.Hyper:
-    names = phases.Hyper._fields[1:]
-    return phases.Hyper(schedule(settings, settings.steps), *(np.float32(getattr(settings, n)) for n in names))
+  names = phases.Hyper._fields[1:]
+  return phases.Hyper(
+    schedule(settings, settings.steps), *(np.float32(getattr(settings, n)) for n in names)
+  )
 
 
 def new_state(optimizer, params: Any) -> PolicyState:
-    """A policy at the beginning of a stage: a copy of the parameters (the step donates them), zero moments, step 0."""
-    return PolicyState(_copied(params), optimizer.init(params), jnp.int32(0))
+  """A policy at the beginning of a stage: a copy of the parameters (the step donates them), zero
+  moments, step 0.
+  """
+  return PolicyState(_copied(params), optimizer.init(params), jnp.int32(0))
 
 
 def _copied(params: Any) -> Any:
-    return jax.tree.map(lambda p: p + 0, params)
+  return jax.tree.map(lambda p: p + 0, params)
 
 
 def _laid_out(make, *args) -> Any:
-    """`make(*args)`, jitted, with its result laid out by the rules on the mesh of the enclosing `jax.set_mesh`."""
-    return jax.jit(make, out_shardings=layout_of(jax.eval_shape(make, *args)))(*args)
+  """`make(*args)`, jitted, with its result laid out by the rules on the mesh of the enclosing
+  `jax.set_mesh`.
+  """
+  return jax.jit(make, out_shardings=layout_of(jax.eval_shape(make, *args)))(*args)
 
 
 def layout_of(tree: Any) -> Any:
-    """The rules' sharding of each leaf, on the mesh that is set."""
-    return sharding.tree_shardings(tree, sharding.mesh_in_use())
+  """The rules' sharding of each leaf, on the mesh that is set."""
+  return sharding.tree_shardings(tree, sharding.mesh_in_use())
 
 
 def initial_params(config: transformer.TransformerConfig, key: jax.Array) -> Any:
-    """Fresh float32 parameters."""
-    return _init_program(config, sharding.mesh_in_use())(key)
+  """Fresh float32 parameters."""
+  return _init_program(config, sharding.mesh_in_use())(key)
 
 
 @functools.cache
 def _init_program(config: transformer.TransformerConfig, mesh):
-    init = functools.partial(transformer.init_params, config)
-    return jax.jit(init, out_shardings=layout_of(jax.eval_shape(init, jax.random.key(0))))
+  init = functools.partial(transformer.init_params, config)
+  return jax.jit(init, out_shardings=layout_of(jax.eval_shape(init, jax.random.key(0))))
 
 
 def initial_state(optimizer, params: Any) -> PolicyState:
-    """`new_state`, on the mesh."""
-    return _laid_out(functools.partial(new_state, optimizer), params)
+  """`new_state`, on the mesh."""
+  return _laid_out(functools.partial(new_state, optimizer), params)
 
 
 def copy(params: Any) -> Any:
-    """A tree of its own, which donating the first doesn't touch."""
-    return _laid_out(_copied, params)
+  """A tree of its own, which donating the first doesn't touch."""
+  return _laid_out(_copied, params)
 
 
 def frozen_copy(params: Any, config: transformer.TransformerConfig) -> Any:
-    """What a frozen or reference slot holds: the parameters in the compute dtype, never the live ones."""
-    return _laid_out(lambda p: transformer.compute_params(_copied(p), config), params)
+  """What a frozen or reference slot holds: the parameters in the compute dtype, never the live
+  ones.
+  """
+  return _laid_out(lambda p: transformer.compute_params(_copied(p), config), params)
 
 
 def phase_program(spec: phases.PhaseSpec, state: PolicyState):
-    """`phase_step` jitted: (state, slots, batch, key, hyper) → (state, metrics), the state donated and laid out as it came."""
-    step = functools.partial(phases.phase_step, spec=spec)
-    return jax.jit(step, donate_argnums=0, out_shardings=(layout_of(state), sharding.replicated(sharding.mesh_in_use())))
+  """`phase_step` jitted: (state, slots, batch, key, hyper) → (state, metrics), the state donated
+  and laid out as it came.
+  """
+  step = functools.partial(phases.phase_step, spec=spec)
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(layout_of(state), sharding.replicated(sharding.mesh_in_use())),
+  )
 
 
 def sft_program(spec: sft.SftSpec, state: PolicyState):
-    """`sft_step` jitted: (state, batch, schedule) → (state, metrics), the state donated and laid out as it came."""
-    step = functools.partial(sft.sft_step, spec=spec)
-    return jax.jit(step, donate_argnums=0, out_shardings=(layout_of(state), sharding.replicated(sharding.mesh_in_use())))
+  """`sft_step` jitted: (state, batch, schedule) → (state, metrics), the state donated and laid out
+  as it came.
+  """
+  step = functools.partial(sft.sft_step, spec=spec)
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(layout_of(state), sharding.replicated(sharding.mesh_in_use())),
+  )

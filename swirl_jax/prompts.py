@@ -1,7 +1,9 @@
-"""The two templates, FWM and IDM: which pieces a prompt is made of, and token arrays made from them on device.
+"""The two templates, FWM and IDM: which pieces a prompt is made of, and token arrays made from them
+on device.
 
-Nothing is decoded to text and encoded again: the tokens that one model sampled are the tokens that the other scores. Ragged pieces are put one
-behind the other with their masks; a masked token may stand in mid-row (see `models.transformer`), so nothing has to be moved.
+Nothing is decoded to text and encoded again: the tokens that one model sampled are the tokens that
+the other scores. Ragged pieces are put one behind the other with their masks; a masked token may
+stand in mid-row (see `models.transformer`), so nothing has to be moved.
 """
 
 import dataclasses
@@ -16,112 +18,129 @@ FIELDS = Transition._fields
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """A prompt's pieces, in order: tuples of token ids, or the name of a field of the transition; then the field to complete and its end marker."""
+  """A prompt's pieces, in order: tuples of token ids, or the name of a field of the transition;
+  then the field to complete and its end marker.
+  """
 
-    prompt: tuple[str | tuple[int, ...], ...]
-    target: str
-    end: int
+  prompt: tuple[str | tuple[int, ...], ...]
+  target: str
+  end: int
 
-    def __post_init__(self):
-        for piece in (*self.prompt, self.target):
-            if isinstance(piece, str) and piece not in FIELDS:
-                raise ValueError(f"template: unknown field {piece!r}; allowed: {', '.join(FIELDS)}")
-        if len(self.prompt) < 2 or any(isinstance(self.prompt[i], str) for i in (0, -1)):
-            raise ValueError(f"template: a prompt must begin and end with literal tokens; found {self.prompt}")
+  def __post_init__(self):
+    for piece in (*self.prompt, self.target):
+      if isinstance(piece, str) and piece not in FIELDS:
+        raise ValueError(f"template: unknown field {piece!r}; allowed: {', '.join(FIELDS)}")
+    if len(self.prompt) < 2 or any(isinstance(self.prompt[i], str) for i in (0, -1)):
+      raise ValueError(
+        f"template: a prompt must begin and end with literal tokens; found {self.prompt}"
+      )
 
 
 class Scored(NamedTuple):
-    """What a teacher-forced pass reads: a prompt part that the group shares, a part that differs by sample (or None), and the target.
+  """What a teacher-forced pass reads: a prompt part that the group shares, a part that differs by
+  sample (or None), and the target.
 
-    shared [B, P], own [B, G, S] or None, target [B, G, T].
-    """
+  shared [B, P], own [B, G, S] or None, target [B, G, T].
+  """
 
-    shared: Segment
-    own: Segment | None
-    target: Segment
+  shared: Segment
+  own: Segment | None
+  target: Segment
 
 
 def fwm_template(tokenizer) -> Template:
-    """`<bos> <fwm> x <sep> z <sep>` → `y <eos>`."""
-    t = tokenizer
-    return Template(((t.bos, t.fwm), "x", (t.sep,), "z", (t.sep,)), "y", t.eos)
+  """`<bos> <fwm> z <sep> x <sep>` → `y <eos>`.
+
+  z stands before x, so that the distance from a token of x to its place in y doesn't depend on z:
+  what the z-free model learnt about copying then holds for the FWM that starts from it.
+  """
+  t = tokenizer
+  return Template(((t.bos, t.fwm), "z", (t.sep,), "x", (t.sep,)), "y", t.eos)
 
 
 def idm_template(tokenizer) -> Template:
-    """`<bos> <idm> x <sep> y <sep>` → `z <eos>`."""
-    t = tokenizer
-    return Template(((t.bos, t.idm), "x", (t.sep,), "y", (t.sep,)), "z", t.eos)
+  """`<bos> <idm> x <sep> y <sep>` → `z <eos>`."""
+  t = tokenizer
+  return Template(((t.bos, t.idm), "x", (t.sep,), "y", (t.sep,)), "z", t.eos)
 
 
 def concatenate(segments: list[Segment]) -> Segment:
-    """Segments [..., S_i] one behind the other, [..., Σ S_i]."""
-    return Segment(*(jnp.concatenate(parts, -1) for parts in zip(*segments, strict=True)))
+  """Segments [..., S_i] one behind the other, [..., Σ S_i]."""
+  return Segment(*(jnp.concatenate(parts, -1) for parts in zip(*segments, strict=True)))
 
 
 def _literal(ids: tuple[int, ...], lead: tuple[int, ...]) -> Segment:
-    shape = (*lead, len(ids))
-    tokens = jnp.broadcast_to(jnp.asarray(ids, jnp.int32).reshape((1,) * len(lead) + (-1,)), shape)
-    return Segment(tokens, jnp.ones(shape, bool))
+  shape = (*lead, len(ids))
+  tokens = jnp.broadcast_to(jnp.asarray(ids, jnp.int32).reshape((1,) * len(lead) + (-1,)), shape)
+  return Segment(tokens, jnp.ones(shape, bool))
 
 
 def _pieces(template: Template, transition: Transition, lead: tuple[int, ...]) -> list[Segment]:
-    """The prompt's pieces as segments; a literal takes the shape of the piece before it, the first one `lead`."""
-    out = []
-    for piece in template.prompt:
-        if isinstance(piece, str):
-            segment = getattr(transition, piece)
-            if segment is None:
-                raise ValueError(f"template: the prompt needs field {piece!r}, but the transition has none")
-            lead = segment.tokens.shape[:-1] if len(segment.tokens.shape[:-1]) > len(lead) else lead
-            out.append(segment)
-        else:
-            out.append(_literal(piece, lead))
-    return out
+  """The prompt's pieces as segments; a literal takes the shape of the piece before it, the first
+  one `lead`.
+  """
+  out = []
+  for piece in template.prompt:
+    if isinstance(piece, str):
+      segment = getattr(transition, piece)
+      if segment is None:
+        raise ValueError(f"template: the prompt needs field {piece!r}, but the transition has none")
+      lead = segment.tokens.shape[:-1] if len(segment.tokens.shape[:-1]) > len(lead) else lead
+      out.append(segment)
+    else:
+      out.append(_literal(piece, lead))
+  return out
 
 
 def prompt(template: Template, transition: Transition) -> Segment:
-    """The whole prompt of transitions whose fields are all [B, S] → [B, P]."""
-    return concatenate(_pieces(template, transition, transition.x.tokens.shape[:1]))
+  """The whole prompt of transitions whose fields are all [B, S] → [B, P]."""
+  return concatenate(_pieces(template, transition, transition.x.tokens.shape[:1]))
 
 
 def scored(template: Template, transition: Transition, target: Segment) -> Scored:
-    """Splits the prompt at the first field that is given per sample, [B, G, S]; what stands before it is shared by the group.
+  """Splits the prompt at the first field that is given per sample, [B, G, S]; what stands before it
+  is shared by the group.
 
-    target [B, G, T]. A field that is given per prompt but stands behind that place is repeated for the group.
-    """
-    lead = target.tokens.shape[:2]
-    pieces = _pieces(template, transition, lead[:1])
-    split = next((i for i, s in enumerate(pieces) if s.tokens.ndim == 3), len(pieces))
-    if split == 0:
-        raise ValueError("template: a prompt must begin with a piece that the group shares")
-    shared = concatenate(pieces[:split])
-    if split == len(pieces):
-        return Scored(shared, None, target)
-    return Scored(shared, concatenate([per_sample(s, lead[1]) for s in pieces[split:]]), target)
+  target [B, G, T]. A field that is given per prompt but stands behind that place is repeated for
+  the group.
+  """
+  lead = target.tokens.shape[:2]
+  pieces = _pieces(template, transition, lead[:1])
+  split = next((i for i, s in enumerate(pieces) if s.tokens.ndim == 3), len(pieces))
+  if split == 0:
+    raise ValueError("template: a prompt must begin with a piece that the group shares")
+  shared = concatenate(pieces[:split])
+  if split == len(pieces):
+    return Scored(shared, None, target)
+  return Scored(shared, concatenate([per_sample(s, lead[1]) for s in pieces[split:]]), target)
 
 
 def per_sample(segment: Segment, group: int) -> Segment:
-    """[B, S] → [B, G, S]; one that is per sample already is left as it is."""
-    if segment.tokens.ndim == 3:
-        return segment
-    return Segment(*(jnp.broadcast_to(a[:, None], (a.shape[0], group, a.shape[1])) for a in segment))
+  """[B, S] → [B, G, S]; one that is per sample already is left as it is."""
+  if segment.tokens.ndim == 3:
+    return segment
+  return Segment(*(jnp.broadcast_to(a[:, None], (a.shape[0], group, a.shape[1])) for a in segment))
 
 
 def with_end(segment: Segment, end: int) -> Segment:
-    """Puts the end marker behind the last real token: [..., S] → [..., S + 1]."""
-    n = segment.mask.sum(-1, keepdims=True)
-    pad = [(0, 0)] * (segment.mask.ndim - 1) + [(0, 1)]
-    place = jnp.arange(segment.mask.shape[-1] + 1).reshape((1,) * (segment.mask.ndim - 1) + (-1,))
-    tokens = jnp.where(place == n, end, jnp.pad(segment.tokens, pad))
-    return Segment(tokens.astype(jnp.int32), place <= n)
+  """Puts the end marker behind the last real token: [..., S] → [..., S + 1]."""
+  n = segment.mask.sum(-1, keepdims=True)
+  pad = [(0, 0)] * (segment.mask.ndim - 1) + [(0, 1)]
+  place = jnp.arange(segment.mask.shape[-1] + 1).reshape((1,) * (segment.mask.ndim - 1) + (-1,))
+  tokens = jnp.where(place == n, end, jnp.pad(segment.tokens, pad))
+  return Segment(tokens.astype(jnp.int32), place <= n)
 
 
 def content(rollout: Rollout, end: int) -> Segment:
-    """What was sampled, without its end marker: [B, G, T]."""
-    return Segment(rollout.tokens, rollout.mask & (rollout.tokens != end))
+  """What was sampled, without its end marker: [B, G, T]."""
+  return Segment(rollout.tokens, rollout.mask & (rollout.tokens != end))
 
 
 def hide(transition: Transition, field: str) -> Transition:
-    """The transition with one field empty: the FWM's prompt without z is the prompt of the z-free model P0(y|x)."""
-    shape = (*transition.x.tokens.shape[:-1], 0)
-    return transition._replace(**{field: Segment(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))})
+  """The transition with one field empty: the FWM's prompt without z is the prompt of the z-free
+  model P0(y|x).
+  """
+  shape = (*transition.x.tokens.shape[:-1], 0)
+  return transition._replace(
+    **{field: Segment(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))}
+  )

@@ -27,62 +27,6 @@ PALE = {"phase1": ("#a9bff0", FWM), "phase2": ("#f2bf9b", IDM)}  # first and las
 SMOOTH = 9  # steps
 SHOWN = {"gallery": 12, "chains": 3, "latents": 12}
 
-STYLE = """
-:root{--ink:#1d2433;--muted:#6b7487;--line:#e6e9ef;--swirl:#6a3fd1}
-*{box-sizing:border-box}
-body{margin:0;background:#f6f7fa;color:var(--ink);
-  font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif}
-main{max-width:1120px;margin:0 auto;padding:36px 24px 60px}
-h1{font-size:30px;margin:0 0 4px;letter-spacing:-.02em}h1 b{color:var(--swirl)}
-h2{font-size:19px;margin:0 0 4px;letter-spacing:-.01em}
-h3{font-size:13.5px;margin:0 0 4px;font-weight:600}
-p{margin:4px 0 10px}.note{color:var(--muted);font-size:13.5px;max-width:88ch}
-section{background:#fff;border:1px solid var(--line);border-radius:14px;padding:22px 24px;
-  margin-top:18px}
-.grid{display:grid;gap:18px 26px;margin-top:12px}
-.two{grid-template-columns:repeat(2,minmax(0,1fr))}
-.three{grid-template-columns:repeat(3,minmax(0,1fr))}
-.tiles{grid-template-columns:repeat(4,minmax(0,1fr));gap:14px;margin-top:18px}
-.tile{background:#fff;border:1px solid var(--line);border-radius:14px;padding:14px 18px}
-.tile b{display:block;font-size:29px;line-height:1.25;letter-spacing:-.02em}
-.tile span{color:var(--muted);font-size:13px}
-.tile.main{background:var(--swirl);border-color:var(--swirl);color:#fff}.tile.main span{color:#e4dcfb}
-.badge{display:inline-block;font-size:12px;border-radius:20px;padding:0 9px;margin-top:4px}
-.good{background:#e3f5ea;color:#17703a}.bad{background:#fdeaea;color:#a32020}
-.plain{background:#eef0f4;color:#525c70}
-table{border-collapse:collapse;width:100%;margin-top:10px;font-variant-numeric:tabular-nums}
-th{font-size:12.5px;color:var(--muted);font-weight:500;text-align:right;padding:5px 8px}
-td{text-align:right;padding:6px 8px;border-top:1px solid var(--line);white-space:nowrap}
-th:first-child,td:first-child{text-align:left;padding-left:0}
-tr.swirl td{font-weight:650;background:#f6f2ff}tr.swirl td:first-child{padding-left:8px}
-td i.dot{display:inline-block;width:10px;height:10px;border-radius:50%;margin-right:8px}
-td.wide{width:200px}svg{width:100%;height:auto;display:block;font-family:inherit}
-svg.whisker{width:190px;display:inline-block;vertical-align:middle}
-ul.verdicts{list-style:none;padding:0;margin:14px 0 0}
-ul.verdicts li{padding:7px 14px;border-radius:9px;margin-top:6px;font-size:14.5px}
-li.ahead{background:#e3f5ea}li.behind{background:#fdeaea}li.unclear{background:#eef0f4}
-.legend{font-size:12.5px;color:var(--muted);margin:2px 0 4px}
-.chip{margin-right:16px;white-space:nowrap}
-.chip i{display:inline-block;width:18px;vertical-align:middle;margin-right:6px}
-.missing{background:#fff7e0;border:1px solid #f0dca0;border-radius:10px;padding:8px 14px;
-  font-size:14px}
-.cards{grid-template-columns:repeat(2,minmax(0,1fr))}
-.card{border:1px solid var(--line);border-radius:12px;padding:12px 14px}
-.card.wrong{border-color:#f0b4b4}
-.strip{display:flex;gap:12px;align-items:flex-end}
-.strip figure{margin:0;flex:1 1 0;min-width:0;text-align:center}
-.strip img{width:100%;max-width:116px;border-radius:6px;display:block;margin:0 auto}
-figcaption{font-size:12px;color:var(--muted);line-height:1.3;padding-top:5px}
-.film{overflow-x:auto;margin-top:14px}.film table{width:auto;margin:0}
-.film td{border:0;padding:3px 5px;text-align:center;font-size:12.5px;white-space:normal;
-  width:118px;color:var(--muted);vertical-align:bottom}
-.film td:first-child{width:74px;text-align:left}.film img{width:104px;border-radius:6px}
-.words{font-size:14px;font-weight:600;color:var(--ink)}
-details{margin-top:8px}summary{cursor:pointer;color:var(--muted)}
-pre{background:#f6f7fa;border-radius:10px;padding:12px;overflow-x:auto;font-size:12px;
-  line-height:1.45}
-@media(max-width:800px){.two,.three,.tiles,.cards{grid-template-columns:1fr}}
-"""
 
 
 def write(workdir, world) -> str:
@@ -111,7 +55,7 @@ def page(run: RunFolder, draw) -> str:
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width,initial-scale=1">'
-    f"<title>SWIRL: {_e(_world(run))}</title><style>{STYLE}</style></head><body><main>"
+    f"<title>SWIRL: {_e(_world(run))}</title><style>{charts.STYLE}</style></head><body><main>"
     + "\n".join(p for p in parts if p) + "</main></body></html>\n"
   )  # fmt: skip
 
@@ -187,7 +131,7 @@ def _tiles(run: RunFolder) -> str:
   tiles = []
   for gauge in findings.regime(run):
     css = {True: "good", False: "bad", None: "plain"}[gauge.good]
-    words = "what its choice can reach" if gauge.low is None else f"wanted {gauge.wanted}"
+    words = gauge.note if gauge.low is None else f"wanted {gauge.wanted}"
     if gauge.good is False:
       words = f"outside the regime, {gauge.wanted}"
     if gauge.value is None:
@@ -226,12 +170,13 @@ def _methods(run: RunFolder) -> str:
       f'<i class="dot" style="background:{color}"></i>{_e(m.title)}', findings.share(x["exact"]),
       line, between, *values, findings.share(m.heldout), findings.share(m.idm), f"{m.updates:,}",
       findings.duration(m.seconds)]))  # fmt: skip
-  head = ("method", "exact", "0 · · · 1", "95%", "changed", "sampled", "held-out level", "IDM",
+  head = ("method", "exact", charts.scale(), "95%", "changed", "sampled", "held-out level", "IDM",
           "updates", "time")  # fmt: skip
   verdicts = "".join(
     f'<li class="{v.outcome}">{_e(v.sentence())}</li>' for v in findings.versus(run)
   )
-  return _section("Does it help?", note, _table(head, rows), f'<ul class="verdicts">{verdicts}</ul>')
+  verdicts = f'<ul class="verdicts">{verdicts}</ul>'
+  return _section("Does it help?", note, _table(head, rows), verdicts)
 
 
 def _scores(run: RunFolder) -> str:
@@ -268,7 +213,7 @@ def _curves(run: RunFolder, metric: str, stages: Sequence[str]) -> list[Line]:
       name = findings.METHODS.get(stage, stage.replace("_", " "))
       color = COLORS.get(stage, {"warmup_idm": IDM, "warmup_fwm": FWM}.get(stage, COLORS["warmup"]))
     x, y = [r["step"] for r in rows], [r[metric] for r in rows]
-    lines.append(Line(name, x, y, color, dash=stage not in PALE, smooth=SMOOTH))
+    lines.append(Line(name, x, y, color, dash=stage == "plain_phase1", smooth=SMOOTH))
   return lines
 
 
@@ -284,7 +229,8 @@ def _rewards(run: RunFolder) -> str:
     _chart("Phase II: the IDM learns", _curves(run, "reward", ("phase2",)), x_label="step"),
   ]  # fmt: skip
   body = _grid("two", drawn) or _absent("No phase has begun yet.")
-  return _section("Rewards", note, body)
+  parted = "".join(f'<li class="behind">{_e(line)}</li>' for line in findings.gamed(run))
+  return _section("Rewards", note, body, f'<ul class="verdicts">{parted}</ul>' if parted else "")
 
 
 def _diagnostics(run: RunFolder) -> str:
@@ -378,9 +324,9 @@ def _film(chain: Sequence[Mapping[str, str]], draw) -> str:
 
 def _latents(run: RunFolder, draw) -> str:
   note = (
-    "What the IDM calls what happened between two states, one sample a pair, beside people’s words "
-    "for as many pairs. Unique: distinct phrases / phrases. Known: phrases that mean something in "
-    "this world. The paper’s Figure 6."
+    "What the IDM calls what happened between two states, one sample a pair, beside the data’s own "
+    "words for as many pairs. Unique: distinct phrases / phrases. Known: phrases that mean "
+    "something in this world. The paper’s Figure 6."
   )
   found = findings.rows(run, model="latents")
   if not found:
@@ -394,11 +340,11 @@ def _latents(run: RunFolder, draw) -> str:
     body.append(("", [title, *(_number(m.get(name)) for name in names)]))
   m = found[-1]["metrics"]
   if "unique_reference" in m:
-    people = {"unique": m["unique_reference"], "length": m["length_reference"]}
-    body.append(("", ["people", *(_number(people.get(name)) for name in names)]))
-  head = ("", "unique", "distinct phrases", "words", "known", "distinct meanings", "log q per token")
-  titles, colors = zip(*[
-    ("people", "#98a1b3"), ("warm-up", "#f2bf9b"), ("at the end", IDM)], strict=True)  # fmt: skip
+    own = {"unique": m["unique_reference"], "length": m["length_reference"]}
+    body.append(("", ["in the data", *(_number(own.get(name)) for name in names)]))
+  head = ("", "unique", "distinct phrases", "words", "known", "distinct meanings",
+          "log q per token")  # fmt: skip
+  titles, colors = ("in the data", "warm-up", "at the end"), (COLORS["warmup"], "#f2bf9b", IDM)
   shares = (m.get("classes_reference", {}), found[0]["metrics"]["classes"], m["classes"])
   kinds = sorted({name for share in shares for name in share}, key=lambda n: (n[0] == "(", n))
   bars = charts.bars([(k, [s.get(k, 0.0) for s in shares]) for k in kinds], colors, width=1040)
@@ -415,7 +361,7 @@ def _examples(run: RunFolder, draw) -> str:
   """Pairs of states with what the IDM says of them."""
   cards = []
   for s in run.samples.get("latents", ())[: SHOWN["latents"]]:
-    true = f'<div class="note">people: “{_e(s["true"])}”</div>' if s.get("true") else ""
+    true = f'<div class="note">in the data: “{_e(s["true"])}”</div>' if s.get("true") else ""
     cards.append(
       f'<div class="card"><div class="strip">{_figure(draw(s["x"]), "x")}'
       f'{_figure(draw(s["y"]), "y")}</div><div class="words">“{_e(s["z"])}”</div>{true}</div>'

@@ -1,6 +1,8 @@
-"""The frozen slot's score: how likely the frozen model finds its own field, given what the policy sampled.
+"""The frozen slot's score: how likely the frozen model finds its own field, given what the policy
+sampled.
 
-Phase I: r = log Q(z | x, ŷ). Phase II: r = log P(y | x, z). Sum or mean over tokens, with or without the end marker, floored.
+Phase I: r = log Q(z | x, ŷ). Phase II: r = log P(y | x, z). Sum or mean over tokens, with or
+without the end marker, floored.
 """
 
 import dataclasses
@@ -14,34 +16,50 @@ from swirl_jax.types import Rollout, Segment, Transition
 
 @dataclasses.dataclass(frozen=True)
 class RewardSpec:
-    """Static. The authors' settings (arXiv:2602.06130 and its code): mean, floor −10, the end marker counted in Phase II alone.
+  """Static. The authors' settings (arXiv:2602.06130 and its code): mean, floor −10, the end
+  marker counted in Phase II alone.
 
-    prior: add the z-free model's log P0(ŷ|x), reduced alike (Phase I): then reward and samples obey Bayes' rule.
-    """
+  prior: add the z-free model's log P0(ŷ|x), reduced alike (Phase I): then reward and samples obey
+  Bayes' rule.
+  """
 
-    reduce: str = "mean"
-    floor: float | None = -10.0
-    count_end: bool = True
-    prior: bool = False
+  reduce: str = "mean"
+  floor: float | None = -10.0
+  count_end: bool = True
+  prior: bool = False
 
-    def __post_init__(self):
-        if self.reduce not in objectives.REDUCE_KINDS:
-            raise ValueError(f"reward.reduce = {self.reduce!r}: allowed are {list(objectives.REDUCE_KINDS)}.")
-
-
-def frozen_reward(role: Role, params, transition: Transition, sampled: Segment, field: str, *, spec: RewardSpec) -> jax.Array:
-    """log-probability of `role.field` with `field` replaced by what was sampled, [B, G, T] → float32 [B, G], no gradient."""
-    given = transition._replace(**{field: sampled})
-    known = prompts.per_sample(getattr(transition, role.field), sampled.tokens.shape[1])
-    target = role.target(known)
-    logp, _ = role.logprobs(params, given, target)
-    mask = target.mask
-    if not spec.count_end:
-        mask = mask & (mask.cumsum(-1) <= known.mask.sum(-1, keepdims=True))
-    return jax.lax.stop_gradient(objectives.sequence_logp(logp, mask, reduce=spec.reduce, floor=spec.floor))
+  def __post_init__(self):
+    if self.reduce not in objectives.REDUCE_KINDS:
+      raise ValueError(
+        f"reward.reduce = {self.reduce!r}: allowed are {list(objectives.REDUCE_KINDS)}."
+      )
 
 
-def prior_reward(role: Role, params, transition: Transition, rollout: Rollout, *, spec: RewardSpec) -> jax.Array:
-    """log P0(ŷ | x), of the policy's own samples under the z-free model in the same role: [B, G]."""
-    logp, _ = role.logprobs(params, prompts.hide(transition, "z"), Segment(rollout.tokens, rollout.mask))
-    return jax.lax.stop_gradient(objectives.sequence_logp(logp, rollout.mask, reduce=spec.reduce, floor=spec.floor))
+def frozen_reward(
+  role: Role, params, transition: Transition, sampled: Segment, field: str, *, spec: RewardSpec
+) -> jax.Array:
+  """log-probability of `role.field` with `field` replaced by what was sampled, [B, G, T] → float32
+  [B, G], no gradient.
+  """
+  given = transition._replace(**{field: sampled})
+  known = prompts.per_sample(getattr(transition, role.field), sampled.tokens.shape[1])
+  target = role.target(known)
+  logp, _ = role.logprobs(params, given, target)
+  mask = target.mask
+  if not spec.count_end:
+    mask = mask & (mask.cumsum(-1) <= known.mask.sum(-1, keepdims=True))
+  return jax.lax.stop_gradient(
+    objectives.sequence_logp(logp, mask, reduce=spec.reduce, floor=spec.floor)
+  )
+
+
+def prior_reward(
+  role: Role, params, transition: Transition, rollout: Rollout, *, spec: RewardSpec
+) -> jax.Array:
+  """log P0(ŷ | x), of the policy's own samples under the z-free model in the same role: [B, G]."""
+  logp, _ = role.logprobs(
+    params, prompts.hide(transition, "z"), Segment(rollout.tokens, rollout.mask)
+  )
+  return jax.lax.stop_gradient(
+    objectives.sequence_logp(logp, rollout.mask, reduce=spec.reduce, floor=spec.floor)
+  )

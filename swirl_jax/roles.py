@@ -1,6 +1,8 @@
-"""A role is a model with its template: what a phase needs to sample from it, score with it and train it.
+"""A role is a model with its template: what a phase needs to sample from it, score with it and
+train it.
 
-`phases`, `rewards` and `sft` see the protocol alone, so a table of the theory and a transformer run through the same step.
+`phases`, `rewards` and `sft` see the protocol alone, so a table of the theory and a transformer run
+through the same step.
 """
 
 import dataclasses
@@ -16,76 +18,93 @@ from swirl_jax.types import Rollout, Segment, Transition
 
 
 class Role(Protocol):
-    """Hashable (it is part of a static spec). `field` is what the role produces: "y" for the FWM, "z" for the IDM."""
+  """Hashable (it is part of a static spec).
 
-    field: str
+  `field` is what the role produces: "y" for the FWM, "z" for the IDM.
+  """
 
-    def rollout(self, params, transition: Transition, key: jax.Array, temperature) -> Rollout:
-        """G samples of the field for each transition."""
+  field: str
 
-    def logprobs(self, params, transition: Transition, target: Segment) -> tuple[jax.Array, jax.Array]:
-        """Log-probabilities of a target [B, G, T] and the entropies of the distributions there, float32 [B, G, T]."""
+  def rollout(self, params, transition: Transition, key: jax.Array, temperature) -> Rollout:
+    """G samples of the field for each transition."""
 
-    def separable_loss(self, params, transition: Transition, target: Segment, data: Any, token_loss: Callable) -> tuple[jax.Array, Any]:
-        """Σ ℓ(logp, entropy, data) over the tokens of a target, with metrics; see `logprob.separable_loss`."""
+  def logprobs(
+    self, params, transition: Transition, target: Segment
+  ) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities of a target [B, G, T] and the entropies of the distributions there, float32
+    [B, G, T].
+    """
 
-    def target(self, segment: Segment) -> Segment:
-        """A field as the role would have produced it, with its end marker: [..., S] → [..., S + 1]."""
+  def separable_loss(
+    self, params, transition: Transition, target: Segment, data: Any, token_loss: Callable
+  ) -> tuple[jax.Array, Any]:
+    """Σ ℓ(logp, entropy, data) over the tokens of a target, with metrics; see
+    `logprob.separable_loss`.
+    """
 
-    def content(self, rollout: Rollout) -> Segment:
-        """What was sampled, as a field: [B, G, T]."""
+  def target(self, segment: Segment) -> Segment:
+    """A field as the role would have produced it, with its end marker: [..., S] → [..., S + 1]."""
+
+  def content(self, rollout: Rollout) -> Segment:
+    """What was sampled, as a field: [B, G, T]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerRole:
-    """A `Role` played by a transformer. `chunk` is the number of tokens whose logits exist at a time.
+  """A `Role` played by a transformer. `chunk` is the number of tokens whose logits exist at a time.
 
-    The layers are scanned in decoding whatever the config says: there it is the faster form (stacked weights are read in place).
-    `gather` lays the weights out without the fsdp axis in a rollout, so that they are gathered once and not once a token.
+  The layers are scanned in decoding whatever the config says: there it is the faster form (stacked
+  weights are read in place). `gather` lays the weights out without the fsdp axis in a rollout, so
+  that they are gathered once and not once a token.
+  """
+
+  config: transformer.TransformerConfig
+  template: prompts.Template
+  decoding: sampling.Decoding
+  chunk: int
+  gather: bool = False
+
+  @property
+  def field(self) -> str:
+    return self.template.target
+
+  def rollout(self, params, transition, key, temperature):
+    config = dataclasses.replace(self.config, scan_layers=True)
+    params = transformer.compute_params(params, config)
+    if self.gather:
+      params = sharding.constrain_tree(params, gather_fsdp=True)
+    prompt = prompts.prompt(self.template, transition)
+    return sampling.rollout(params, prompt, key, temperature, config=config, decoding=self.decoding)
+
+  def logprobs(self, params, transition, target):
+    hidden, head, rows = self._hidden(params, transition, target)
+    out = logprob.token_logprobs(
+      hidden, head, rows(target.tokens), allowed=self._allowed(), chunk=self.chunk
+    )
+    return jax.tree.map(lambda a: a.reshape(target.mask.shape), out)
+
+  def separable_loss(self, params, transition, target, data, token_loss):
+    hidden, head, rows = self._hidden(params, transition, target)
+    data = jax.tree.map(lambda a: rows(jnp.broadcast_to(a, target.mask.shape)), data)
+    return logprob.separable_loss(
+      hidden, head, rows(target.tokens), data, token_loss, allowed=self._allowed(), chunk=self.chunk
+    )
+
+  def target(self, segment):
+    return prompts.with_end(segment, self.template.end)
+
+  def content(self, rollout):
+    return prompts.content(rollout, self.template.end)
+
+  def _allowed(self):
+    return sampling.allowed_mask(self.decoding.allowed, self.config.vocab_size)
+
+  def _hidden(self, params, transition, target):
+    """Hidden states that predict the target, [B·G, T, D]; the head; and how to bring [B, G, T] to
+    rows [B·G, T].
     """
-
-    config: transformer.TransformerConfig
-    template: prompts.Template
-    decoding: sampling.Decoding
-    chunk: int
-    gather: bool = False
-
-    @property
-    def field(self) -> str:
-        return self.template.target
-
-    def rollout(self, params, transition, key, temperature):
-        config = dataclasses.replace(self.config, scan_layers=True)
-        params = transformer.compute_params(params, config)
-        if self.gather:
-            params = sharding.constrain_tree(params, gather_fsdp=True)
-        prompt = prompts.prompt(self.template, transition)
-        return sampling.rollout(params, prompt, key, temperature, config=config, decoding=self.decoding)
-
-    def logprobs(self, params, transition, target):
-        hidden, head, rows = self._hidden(params, transition, target)
-        out = logprob.token_logprobs(hidden, head, rows(target.tokens), allowed=self._allowed(), chunk=self.chunk)
-        return jax.tree.map(lambda a: a.reshape(target.mask.shape), out)
-
-    def separable_loss(self, params, transition, target, data, token_loss):
-        hidden, head, rows = self._hidden(params, transition, target)
-        data = jax.tree.map(lambda a: rows(jnp.broadcast_to(a, target.mask.shape)), data)
-        return logprob.separable_loss(
-            hidden, head, rows(target.tokens), data, token_loss, allowed=self._allowed(), chunk=self.chunk)
-
-    def target(self, segment):
-        return prompts.with_end(segment, self.template.end)
-
-    def content(self, rollout):
-        return prompts.content(rollout, self.template.end)
-
-    def _allowed(self):
-        return sampling.allowed_mask(self.decoding.allowed, self.config.vocab_size)
-
-    def _hidden(self, params, transition, target):
-        """Hidden states that predict the target, [B·G, T, D]; the head; and how to bring [B, G, T] to rows [B·G, T]."""
-        params = transformer.compute_params(params, self.config)
-        parts = prompts.scored(self.template, transition, target)
-        hidden = transformer.hidden_before(params, self.config, parts)
-        rows = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
-        return rows(hidden), transformer.head_kernel(params, self.config), rows
+    params = transformer.compute_params(params, self.config)
+    parts = prompts.scored(self.template, transition, target)
+    hidden = transformer.hidden_before(params, self.config, parts)
+    rows = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
+    return rows(hidden), transformer.head_kernel(params, self.config), rows

@@ -1,7 +1,9 @@
-"""Grouped decoding: G samples of each of B prompts in one jitted loop, the prompt computed once per group.
+"""Grouped decoding: G samples of each of B prompts in one jitted loop, the prompt computed once per
+group.
 
-The distribution that is drawn from is softmax(logits / temperature), cut to the top-k tokens and then to the nucleus of mass top-p; tokens that
-aren't allowed have no mass in it nor in the policy. Every draw is inverse-CDF sampling from one uniform number per sample and token.
+The distribution that is drawn from is softmax(logits / temperature), cut to the top-k tokens and
+then to the nucleus of mass top-p; tokens that aren't allowed have no mass in it nor in the policy.
+Every draw is inverse-CDF sampling from one uniform number per sample and token.
 """
 
 import dataclasses
@@ -19,147 +21,180 @@ MASKED = -1e30
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """How completions are drawn. Static; the temperature is an argument of `rollout`.
+  """How completions are drawn. Static; the temperature is an argument of `rollout`.
 
-    length: T, the most tokens of a completion, end marker included. group: G. end: id of the end marker. top_k: 0 keeps all tokens.
-    top_p: 1.0 keeps all. greedy: the most likely token. allowed: ranges (start, stop) of token ids, None for all; must hold `end`.
-    """
+  length: T, the most tokens of a completion, end marker included. group: G. end: id of the end
+  marker. top_k: 0 keeps all tokens.
+  top_p: 1.0 keeps all. greedy: the most likely token. allowed: ranges (start, stop) of token ids,
+  None for all; must hold `end`.
+  """
 
-    length: int
-    group: int
-    end: int
-    top_k: int = 0
-    top_p: float = 1.0
-    greedy: bool = False
-    allowed: tuple[tuple[int, int], ...] | None = None
+  length: int
+  group: int
+  end: int
+  top_k: int = 0
+  top_p: float = 1.0
+  greedy: bool = False
+  allowed: tuple[tuple[int, int], ...] | None = None
 
-    def __post_init__(self):
-        for name, low in (("length", 1), ("group", 1), ("top_k", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"decoding.{name} = {getattr(self, name)}: allowed is a whole number from {low}.")
-        if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"decoding.top_p = {self.top_p}: allowed is more than 0 and at most 1.")
-        if self.allowed is not None and not any(a <= self.end < b for a, b in self.allowed):
-            raise ValueError(f"decoding.allowed = {self.allowed} leaves out the end marker {self.end}.")
+  def __post_init__(self):
+    for name, low in (("length", 1), ("group", 1), ("top_k", 0)):
+      if getattr(self, name) < low:
+        raise ValueError(
+          f"decoding.{name} = {getattr(self, name)}: allowed is a whole number from {low}."
+        )
+    if not 0.0 < self.top_p <= 1.0:
+      raise ValueError(f"decoding.top_p = {self.top_p}: allowed is more than 0 and at most 1.")
+    if self.allowed is not None and not any(a <= self.end < b for a, b in self.allowed):
+      raise ValueError(f"decoding.allowed = {self.allowed} leaves out the end marker {self.end}.")
 
 
 def allowed_mask(allowed: tuple[tuple[int, int], ...] | None, vocab_size: int) -> jax.Array | None:
-    """Ranges of token ids as bool [V]; None stays None."""
-    if allowed is None:
-        return None
-    ids = jnp.arange(vocab_size)
-    return jnp.stack([(ids >= a) & (ids < b) for a, b in allowed]).any(0)
+  """Ranges of token ids as bool [V]; None stays None."""
+  if allowed is None:
+    return None
+  ids = jnp.arange(vocab_size)
+  return jnp.stack([(ids >= a) & (ids < b) for a, b in allowed]).any(0)
 
 
 def keep_top(p: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
-    """Zeroes all but the k most probable tokens, then all but the smallest set of the most probable with mass ≥ top_p of what is left.
+  """Zeroes all but the k most probable tokens, then all but the smallest set of the most probable
+  with mass ≥ top_p of what is left.
 
-    p [..., V], not normalised, its largest at most 1 → the same shape. No sort: the cut is found by bisection over the bits of float32, in 30 sums over V,
-    exactly up to ties, which are kept. Nucleus sampling: arXiv:1904.09751.
-    """
+  p [..., V], not normalised, its largest at most 1 → the same shape. No sort: the cut is found by
+  bisection over the bits of float32, in 30 sums over V, exactly up to ties, which are kept. Nucleus
+  sampling: arXiv:1904.09751.
+  """
 
-    def cut(p, enough):  # the largest threshold that still keeps enough
-        def halve(_, bounds):
-            low, high = bounds
-            middle = low + (high - low) // 2
-            t = jax.lax.bitcast_convert_type(middle, jnp.float32)
-            good = enough(jnp.where(p >= t, p, 0.0))
-            return jnp.where(good, middle, low), jnp.where(good, high, middle)
+  def cut(p, enough):  # the largest threshold that still keeps enough
+    def halve(_, bounds):
+      low, high = bounds
+      middle = low + (high - low) // 2
+      t = jax.lax.bitcast_convert_type(middle, jnp.float32)
+      good = enough(jnp.where(p >= t, p, 0.0))
+      return jnp.where(good, middle, low), jnp.where(good, high, middle)
 
-        shape = p.shape[:-1] + (1,)
-        low, high = jnp.zeros(shape, jnp.int32), jnp.full(shape, 0x3F800001, jnp.int32)
-        low, _ = jax.lax.fori_loop(0, 30, halve, (low, high))
-        return jnp.where(p >= jax.lax.bitcast_convert_type(low, jnp.float32), p, 0.0)
+    shape = p.shape[:-1] + (1,)
+    low, high = jnp.zeros(shape, jnp.int32), jnp.full(shape, 0x3F800001, jnp.int32)
+    low, _ = jax.lax.fori_loop(0, 30, halve, (low, high))
+    return jnp.where(p >= jax.lax.bitcast_convert_type(low, jnp.float32), p, 0.0)
 
-    if top_k:
-        p = cut(p, lambda kept: (kept > 0).sum(-1, keepdims=True) >= top_k)
-    if top_p < 1.0:
-        mass = top_p * p.sum(-1, keepdims=True)
-        p = cut(p, lambda kept: kept.sum(-1, keepdims=True) >= mass)
-    return p
+  if top_k:
+    p = cut(p, lambda kept: (kept > 0).sum(-1, keepdims=True) >= top_k)
+  if top_p < 1.0:
+    mass = top_p * p.sum(-1, keepdims=True)
+    p = cut(p, lambda kept: kept.sum(-1, keepdims=True) >= mass)
+  return p
 
 
 def inverse_cdf(p: jax.Array, u: jax.Array) -> jax.Array:
-    """The token at which the running sum of p passes u · Σp; never one of zero probability. p [..., V], u [...] in [0, 1) → int32 [...].
+  """The token at which the running sum of p passes u · Σp; never one of zero probability.
 
-    In two levels, about √V blocks and then the places of one block, so that only one block is summed token by token.
-    """
-    size = p.shape[-1]
-    block = max(1, 2 ** ((size - 1).bit_length() // 2))
-    pad = [(0, 0)] * (p.ndim - 1) + [(0, -size % block)]
-    blocks = jnp.pad(p, pad).reshape(*p.shape[:-1], -1, block)  # [..., V / block, block]
+  p [..., V], u [...] in [0, 1) → int32 [...].
 
-    def pick(mass, target):  # the first place whose running sum exceeds the target, and what is left of the target there
-        running = jnp.cumsum(mass, -1)
-        target = jnp.minimum(target, jnp.nextafter(running[..., -1], jnp.float32(0.0)))
-        index = (running <= target[..., None]).sum(-1, dtype=jnp.int32)
-        before = jnp.take_along_axis(running, index[..., None], -1)[..., 0] - jnp.take_along_axis(mass, index[..., None], -1)[..., 0]
-        return index, jnp.maximum(target - before, 0.0)
+  In two levels, about √V blocks and then the places of one block, so that only one block is summed
+  token by token.
+  """
+  size = p.shape[-1]
+  block = max(1, 2 ** ((size - 1).bit_length() // 2))
+  pad = [(0, 0)] * (p.ndim - 1) + [(0, -size % block)]
+  blocks = jnp.pad(p, pad).reshape(*p.shape[:-1], -1, block)  # [..., V / block, block]
 
-    sums = blocks.sum(-1)
-    which, rest = pick(sums, u * sums.sum(-1))
-    inside = jnp.take_along_axis(blocks, which[..., None, None], -2)[..., 0, :]
-    place, _ = pick(inside, rest)
-    return which * block + place
+  def pick(mass, target):
+    # The first place of some mass whose running sum exceeds the target, and what is left of the
+    # target there. A running sum is made in parallel: it may move by a rounding, even back, where
+    # the mass is zero, and so it alone does not tell which places count.
+    running, some = jnp.cumsum(mass, -1), mass > 0
+    end = jnp.where(some, running, 0.0).max(-1)
+    target = jnp.minimum(target, jnp.nextafter(end, jnp.float32(0.0)))
+    index = ((running > target[..., None]) & some).argmax(-1)[..., None]
+    before = jnp.take_along_axis(running - mass, index, -1)[..., 0]
+    return index[..., 0].astype(jnp.int32), jnp.maximum(target - before, 0.0)
+
+  sums = blocks.sum(-1)
+  which, rest = pick(sums, u * sums.sum(-1))
+  inside = jnp.take_along_axis(blocks, which[..., None, None], -2)[..., 0, :]
+  place, _ = pick(inside, rest)
+  return which * block + place
 
 
 def draw(logits, u, temperature, *, decoding: Decoding):
-    """One token of each row. logits float32 [..., V] (MASKED where not allowed), u [...] in [0, 1).
+  """One token of each row. logits float32 [..., V] (MASKED where not allowed), u [...] in [0, 1).
 
-    Returns (token int32, log-probability under the policy at temperature 1, log-probability under what was drawn from), [...] each.
-    """
-    def at(values, token):
-        return jnp.take_along_axis(values, token[..., None], -1)[..., 0]
+  Returns (token int32, log-probability under the policy at temperature 1, log-probability under
+  what was drawn from), [...] each.
+  """
 
-    top = logits.max(-1, keepdims=True)
-    centred = logits - top
-    lse = jnp.log(jnp.exp(centred).sum(-1))
-    if decoding.greedy:
-        token = logits.argmax(-1).astype(jnp.int32)
-        return token, at(centred, token) - lse, jnp.zeros_like(lse)
-    p = jnp.exp(centred / temperature)
-    p = keep_top(p, top_k=decoding.top_k, top_p=decoding.top_p)
-    token = inverse_cdf(p, u)
-    return token, at(centred, token) - lse, jnp.log(at(p, token)) - jnp.log(p.sum(-1))
+  def at(values, token):
+    return jnp.take_along_axis(values, token[..., None], -1)[..., 0]
+
+  top = logits.max(-1, keepdims=True)
+  centred = logits - top
+  lse = jnp.log(jnp.exp(centred).sum(-1))
+  if decoding.greedy:
+    token = logits.argmax(-1).astype(jnp.int32)
+    return token, at(centred, token) - lse, jnp.zeros_like(lse)
+  p = jnp.exp(centred / temperature)
+  p = keep_top(p, top_k=decoding.top_k, top_p=decoding.top_p)
+  token = inverse_cdf(p, u)
+  return token, at(centred, token) - lse, jnp.log(at(p, token)) - jnp.log(p.sum(-1))
 
 
-def rollout(params, prompt: Segment, key, temperature, *, config: transformer.TransformerConfig, decoding: Decoding) -> Rollout:
-    """G completions of each prompt [B, P], until the end marker or T tokens; the loop stops when every row is done.
+def rollout(
+  params,
+  prompt: Segment,
+  key,
+  temperature,
+  *,
+  config: transformer.TransformerConfig,
+  decoding: Decoding,
+) -> Rollout:
+  """G completions of each prompt [B, P], until the end marker or T tokens; the loop stops when
+  every row is done.
 
-    params in the compute dtype; temperature a positive scalar. Token t of every sample is drawn with `rng.stream(key, "token", t)`.
-    """
-    b, g, length = prompt.tokens.shape[0], decoding.group, decoding.length
-    head = transformer.head_kernel(params, config)
-    allowed = allowed_mask(decoding.allowed, config.vocab_size)
-    hidden, prefix = transformer.prefill(params, config, prompt)
+  params in the compute dtype; temperature a positive scalar. Token t of every sample is drawn with
+  `rng.stream(key, "token", t)`.
+  """
+  b, g, length = prompt.tokens.shape[0], decoding.group, decoding.length
+  head = transformer.head_kernel(params, config)
+  allowed = allowed_mask(decoding.allowed, config.vocab_size)
+  hidden, prefix = transformer.prefill(params, config, prompt)
 
-    def put(out: Rollout, hidden, t):
-        logits = jnp.einsum("bgd,dv->bgv", hidden, head, preferred_element_type=jnp.float32)
-        if allowed is not None:
-            logits = jnp.where(allowed.reshape(1, 1, -1), logits, MASKED)
-        u = jax.random.uniform(rng.stream(key, "token", t), (b, g))
-        token, logp, logp_sampler = draw(logits, u, temperature, decoding=decoding)
-        live = ~out.complete
-        new = [jnp.where(live, x, jnp.zeros_like(x)) for x in (token, live, logp, logp_sampler)]
-        at = [jax.lax.dynamic_update_slice_in_dim(old, x[..., None], t, -1) for old, x in zip(out[:4], new, strict=True)]
-        return Rollout(*at, out.complete | (token == decoding.end))
+  def put(out: Rollout, hidden, t):
+    logits = jnp.einsum("bgd,dv->bgv", hidden, head, preferred_element_type=jnp.float32)
+    if allowed is not None:
+      logits = jnp.where(allowed.reshape(1, 1, -1), logits, MASKED)
+    u = jax.random.uniform(rng.stream(key, "token", t), (b, g))
+    token, logp, logp_sampler = draw(logits, u, temperature, decoding=decoding)
+    live = ~out.complete
+    new = [jnp.where(live, x, jnp.zeros_like(x)) for x in (token, live, logp, logp_sampler)]
+    at = [
+      jax.lax.dynamic_update_slice_in_dim(old, x[..., None], t, -1)
+      for old, x in zip(out[:4], new, strict=True)
+    ]
+    return Rollout(*at, out.complete | (token == decoding.end))
 
-    def step(carry):
-        t, out, cache = carry
-        last = jax.lax.dynamic_slice_in_dim(out.tokens, t - 1, 1, -1)
-        positions = jnp.broadcast_to(prefix.length[:, None, None] + t - 1, (b, g, 1))
-        segment = Segment(last, jnp.ones((b, g, 1), bool))
-        hidden, kv = transformer.apply(params, config, segment, prefix=prefix, cache=cache, index=t - 1, positions=positions)
-        cache = transformer.write_cache(cache, kv, t - 1)
-        return t + 1, put(out, hidden[:, :, 0], t), cache
+  def step(carry):
+    t, out, cache = carry
+    last = jax.lax.dynamic_slice_in_dim(out.tokens, t - 1, 1, -1)
+    positions = jnp.broadcast_to(prefix.length[:, None, None] + t - 1, (b, g, 1))
+    segment = Segment(last, jnp.ones((b, g, 1), bool))
+    hidden, kv = transformer.apply(
+      params, config, segment, prefix=prefix, cache=cache, index=t - 1, positions=positions
+    )
+    cache = transformer.write_cache(cache, kv, t - 1)
+    return t + 1, put(out, hidden[:, :, 0], t), cache
 
-    def unfinished(carry):
-        t, out, _ = carry
-        return (t < length) & ~out.complete.all()
+  def unfinished(carry):
+    t, out, _ = carry
+    return (t < length) & ~out.complete.all()
 
-    shape = (b, g, length)
-    zeros = [sharding.constrain(jnp.zeros(shape, d), BATCH) for d in (jnp.int32, bool, jnp.float32, jnp.float32)]
-    out = Rollout(*zeros, jnp.zeros((b, g), bool))
-    first = jnp.broadcast_to(hidden[:, None], (b, g, hidden.shape[-1]))
-    cache = transformer.empty_cache(config, b, g, max(1, length - 1))
-    return jax.lax.while_loop(unfinished, step, (jnp.int32(1), put(out, first, 0), cache))[1]
+  shape = (b, g, length)
+  zeros = [
+    sharding.constrain(jnp.zeros(shape, d), BATCH)
+    for d in (jnp.int32, bool, jnp.float32, jnp.float32)
+  ]
+  out = Rollout(*zeros, jnp.zeros((b, g), bool))
+  first = jnp.broadcast_to(hidden[:, None], (b, g, hidden.shape[-1]))
+  cache = transformer.empty_cache(config, b, g, max(1, length - 1))
+  return jax.lax.while_loop(unfinished, step, (jnp.int32(1), put(out, first, 0), cache))[1]

@@ -16,7 +16,7 @@ def stage_rows(run, stage: Stage) -> list[dict[str, Any]]:
   """Rows of evaluations.jsonl for the model that a stage left: one for each of its parts and splits; for the IDM its latent actions too."""
   rows = []
   params = run.models[stage.result]
-  for field in stage.fields if stage.splits else ():
+  for field in _scored_fields(run, stage):
     role = _drawing(run, field)
     measure = one_step.fwm if field == "y" else one_step.idm
     for split in stage.splits:
@@ -27,6 +27,14 @@ def stage_rows(run, stage: Stage) -> list[dict[str, Any]]:
       key = rng.stream(run.root, "evaluation", stage.name, stage.iteration, "latents")
       rows.append(_row(stage, "latents", "validation", _latents(run, params, key, shown=0)["metrics"]))
   return rows
+
+
+def _scored_fields(run, stage: Stage) -> tuple[str, ...]:
+  """The parts that a stage changed: with shared weights a phase of SWIRL changes both."""
+  if not stage.splits:
+    return ()
+  both = run.settings.weights == "shared" and stage.method == "swirl"
+  return ("y", "z") if both else stage.fields
 
 
 def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -51,7 +59,7 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
       run.players.fwm, run.models[name], test, chains, batch=e.batch, world=data.world, shown=6)
     rows.append(_final_row(method, "multi_turn", "test", turns["metrics"]))
     samples["chains"] = turns["chains"]
-  samples["gallery"] = _gallery(run, now["y"])
+  samples["gallery"] = _gallery(run, {"swirl": now["y"], "warmup": warm["y"]})
   key = rng.stream(run.root, "evaluation", "final_latents")
   samples["latents"] = _latents(run, run.models[now["z"]], key, shown=24)["examples"]
   return rows, samples
@@ -94,14 +102,16 @@ def _latents(run, params, key, *, shown: int) -> dict[str, Any]:
   return one_step.latents(_drawing(run, "z"), params, split, key=key, shown=shown, reference=reference, **_common(run, "z"))
 
 
-def _gallery(run, name: str) -> list[dict[str, Any]]:
-  """Evenly spaced test transitions with the final FWM's greedy prediction."""
-  test = run.data.examples["test"]
-  decoded = one_step.decode(
-    run.players.fwm, run.models[name], test.data, group=1, greedy=True, batch=run.settings.evaluation.batch)
-  texts = one_step.texts(run.data.world.tokenizer, decoded)
-  rows = np.unique(np.linspace(0, len(texts) - 1, min(run.settings.evaluation.gallery, len(texts))).astype(int))
-  return one_step.gallery(test, texts, rows.tolist(), method="swirl", split_name="test")
+def _gallery(run, models: dict[str, str]) -> list[dict[str, Any]]:
+  """Evenly spaced test transitions with the greedy prediction of each method's FWM."""
+  test, shown = run.data.examples["test"], []
+  for method, name in models.items():
+    decoded = one_step.decode(
+      run.players.fwm, run.models[name], test.data, group=1, greedy=True, batch=run.settings.evaluation.batch)
+    texts = one_step.texts(run.data.world.tokenizer, decoded)
+    rows = np.unique(np.linspace(0, len(texts) - 1, min(run.settings.evaluation.gallery, len(texts))).astype(int))
+    shown += one_step.gallery(test, texts, rows.tolist(), method=method, split_name="test")
+  return shown
 
 
 def _row(stage: Stage, model: str, split: str, found, by_episode=None) -> dict[str, Any]:

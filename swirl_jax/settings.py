@@ -1,7 +1,8 @@
-"""A run's settings: what a config may say, with types, defaults and limits, checked before anything expensive starts.
+"""A run's settings: what a config may say, with types, defaults and limits, checked before anything
+expensive starts.
 
-Configs are ml_collections ConfigDicts (`configs/`); `from_config` turns one into frozen dataclasses and refuses what it doesn't know. Every field of
-a config is described here and nowhere else.
+Configs are ml_collections ConfigDicts (`configs/`); `from_config` turns one into frozen dataclasses
+and refuses what it doesn't know. Every field of a config is described here and nowhere else.
 """
 
 import dataclasses
@@ -21,292 +22,329 @@ LATENTS = ("fresh", "cached")
 
 
 def _at_least(name: str, value: int, low: int) -> None:
-    if value < low:
-        raise ValueError(f"{name} = {value}: allowed is a whole number from {low}.")
+  if value < low:
+    raise ValueError(f"{name} = {value}: allowed is a whole number from {low}.")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} = {value!r}: allowed are {list(allowed)}.")
+  if value not in allowed:
+    raise ValueError(f"{name} = {value!r}: allowed are {list(allowed)}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """`TransformerConfig` without the vocabulary and the context, which the world decides unless `max_len` (0: as long as needed) is given."""
+  """`TransformerConfig` without the vocabulary and the context, which the world decides unless
+  `max_len` (0: as long as needed) is given.
+  """
 
-    d_model: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    d_ff: int
-    max_len: int = 0
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-6
-    activation: str = "silu"
-    tie_embeddings: bool = True
-    scale_embedding: bool = False
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    scan_layers: bool = True
-    remat: str = "none"
-    dtype: str = "float32"
-    logprob_chunk: int = 2048
+  d_model: int
+  n_layers: int
+  n_heads: int
+  n_kv_heads: int
+  head_dim: int
+  d_ff: int
+  max_len: int = 0
+  rope_theta: float = 10_000.0
+  norm_eps: float = 1e-6
+  activation: str = "silu"
+  tie_embeddings: bool = True
+  scale_embedding: bool = False
+  qkv_bias: bool = False
+  qk_norm: bool = False
+  scan_layers: bool = True
+  remat: str = "none"
+  dtype: str = "float32"
+  logprob_chunk: int = 2048
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """learning_rate is the peak; warmup_steps are linear; schedule is "cosine" (to 0 at the last step) or "constant"; clip_norm 0: no clipping."""
+  """learning_rate is the peak; warmup_steps are linear; schedule is "cosine" (to 0 at the last
+  step) or "constant"; clip_norm 0: no clipping.
+  """
 
-    learning_rate: float
-    warmup_steps: int = 0
-    schedule: str = "cosine"
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
+  learning_rate: float
+  warmup_steps: int = 0
+  schedule: str = "cosine"
+  weight_decay: float = 0.0
+  clip_norm: float = 1.0
 
-    def build(self) -> AdamW:
-        return AdamW(weight_decay=self.weight_decay, clip_norm=self.clip_norm, schedule=self.schedule)
+  def build(self) -> AdamW:
+    return AdamW(weight_decay=self.weight_decay, clip_norm=self.clip_norm, schedule=self.schedule)
 
 
 @dataclasses.dataclass(frozen=True)
 class SftSettings:
-    """Supervised training: at most `steps` updates of `batch` transitions.
+  """Supervised training: at most `steps` updates of `batch` transitions.
 
-    With `patience` > 0 the model is scored on validation every `validate_every` steps (greedy exact match; the IDM's by the action's meaning), training stops
-    after `patience` scores without a new best, and the best parameters are kept.
-    """
+  With `patience` > 0 the model is scored on validation every `validate_every` steps (greedy exact
+  match; the IDM's by the action's meaning), training stops after `patience` scores without a new
+  best, and the best parameters are kept.
+  """
 
-    steps: int
-    batch: int
-    optimizer: OptimizerSettings
-    validate_every: int = 0
-    patience: int = 0
+  steps: int
+  batch: int
+  optimizer: OptimizerSettings
+  validate_every: int = 0
+  patience: int = 0
 
-    def __post_init__(self):
-        _at_least("steps", self.steps, 0)
-        _at_least("batch", self.batch, 1)
-        _at_least("patience", self.patience, 0)
-        if self.patience:
-            _at_least("validate_every", self.validate_every, 1)
+  def __post_init__(self):
+    _at_least("steps", self.steps, 0)
+    _at_least("batch", self.batch, 1)
+    _at_least("patience", self.patience, 0)
+    if self.patience:
+      _at_least("validate_every", self.validate_every, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class PhaseSettings:
-    """One phase: `steps` updates, each rolling out `prompts` prompts × `group` samples. The names are those of `phases.PhaseSpec` and `Hyper`.
+  """One phase: `steps` updates, each rolling out `prompts` prompts × `group` samples.
 
-    keep: prompts of them to update on, 0 for all. beta 0 skips the reference. anchor: labelled transitions beside each update, 0 for none.
-    latents: "fresh" draws z in every step; "cached" annotates every pair once, greedily, and drops those whose mean log-probability is under
-    `latent_floor`. They are read by Phase I alone.
-    """
+  The names are those of `phases.PhaseSpec` and `Hyper`.
 
-    steps: int
-    prompts: int
-    group: int
-    optimizer: OptimizerSettings
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    beta: float = 0.1
-    kl: str = "k3"
-    kl_in: str = "loss"
-    reference: str = "snapshot"
-    advantages: str = "grpo"
-    ratio: str = "token"
-    reduction: str = "token"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    inner_epochs: int = 1
-    micro_batch: int = 0
-    keep: int = 0
-    reward: rewards.RewardSpec = rewards.RewardSpec()
-    correct_sampler: bool = False
-    importance_cap: float = 2.0
-    mask_truncated: bool = False
-    anchor: int = 0
-    anchor_weight: float = 0.5
-    latents: str = "fresh"
-    latent_temperature: float = 1.0
-    latent_floor: float = -2.0
+  keep: prompts of them to update on, 0 for all. beta 0 skips the reference. anchor: labelled
+  transitions beside each update, 0 for none.
+  latents: "fresh" draws z in every step; "cached" annotates every pair once, greedily, and drops
+  those whose mean log-probability is under `latent_floor`. They are read by Phase I alone.
+  """
 
-    def __post_init__(self):
-        for name, low in (("steps", 0), ("prompts", 1), ("group", 2), ("anchor", 0), ("keep", 0)):
-            _at_least(name, getattr(self, name), low)
-        _one_of("latents", self.latents, LATENTS)
-        _one_of("reference", self.reference, phases.REFERENCES)
-        if self.keep > self.prompts:
-            raise ValueError(f"keep = {self.keep}: allowed is at most prompts = {self.prompts}.")
-        for name in ("temperature", "latent_temperature", "importance_cap"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: allowed is more than 0.")
-        if self.beta < 0:
-            raise ValueError(f"beta = {self.beta}: allowed is 0 or more.")
-        for count in ("prompts", "anchor", "keep"):
-            value = getattr(self, count)
-            if self.micro_batch and value % self.micro_batch and count != "anchor":
-                raise ValueError(f"micro_batch = {self.micro_batch}: {count} = {value} is not a multiple of it.")
-        kept = self.keep or self.prompts
-        if self.micro_batch and self.anchor % (kept // self.micro_batch):
-            raise ValueError(f"anchor = {self.anchor}: must divide into the {kept // self.micro_batch} micro-batches.")
+  steps: int
+  prompts: int
+  group: int
+  optimizer: OptimizerSettings
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  beta: float = 0.1
+  kl: str = "k3"
+  kl_in: str = "loss"
+  reference: str = "snapshot"
+  advantages: str = "grpo"
+  ratio: str = "token"
+  reduction: str = "token"
+  clip_low: float = 0.2
+  clip_high: float = 0.2
+  inner_epochs: int = 1
+  micro_batch: int = 0
+  keep: int = 0
+  reward: rewards.RewardSpec = rewards.RewardSpec()
+  correct_sampler: bool = False
+  importance_cap: float = 2.0
+  mask_truncated: bool = False
+  anchor: int = 0
+  anchor_weight: float = 0.5
+  latents: str = "fresh"
+  latent_temperature: float = 1.0
+  latent_floor: float = -2.0
+
+  def __post_init__(self):
+    for name, low in (("steps", 0), ("prompts", 1), ("group", 2), ("anchor", 0), ("keep", 0)):
+      _at_least(name, getattr(self, name), low)
+    _one_of("latents", self.latents, LATENTS)
+    _one_of("reference", self.reference, phases.REFERENCES)
+    if self.keep > self.prompts:
+      raise ValueError(f"keep = {self.keep}: allowed is at most prompts = {self.prompts}.")
+    for name in ("temperature", "latent_temperature", "importance_cap"):
+      if getattr(self, name) <= 0:
+        raise ValueError(f"{name} = {getattr(self, name)}: allowed is more than 0.")
+    if self.beta < 0:
+      raise ValueError(f"beta = {self.beta}: allowed is 0 or more.")
+    for count in ("prompts", "anchor", "keep"):
+      value = getattr(self, count)
+      if self.micro_batch and value % self.micro_batch and count != "anchor":
+        raise ValueError(
+          f"micro_batch = {self.micro_batch}: {count} = {value} is not a multiple of it."
+        )
+    kept = self.keep or self.prompts
+    if self.micro_batch and self.anchor % (kept // self.micro_batch):
+      raise ValueError(
+        f"anchor = {self.anchor}: must divide into the {kept // self.micro_batch} micro-batches."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
 class SwirlSettings:
-    """The alternation: `iterations` times the phases in `order`. Every phase begins anew: optimizer, schedule, and reference if `reset_reference`."""
+  """The alternation: `iterations` times the phases in `order`.
 
-    iterations: int
-    order: tuple[str, ...] = PHASES
-    reset_reference: bool = True
+  Every phase begins anew: optimizer, schedule, and reference if `reset_reference`.
+  """
 
-    def __post_init__(self):
-        _at_least("iterations", self.iterations, 0)
-        for name in self.order:
-            _one_of("order", name, PHASES)
+  iterations: int
+  order: tuple[str, ...] = PHASES
+  reset_reference: bool = True
+
+  def __post_init__(self):
+    _at_least("iterations", self.iterations, 0)
+    for name in self.order:
+      _one_of("order", name, PHASES)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """Label budgets: the first n records of the labelled split, for each model; anchors and mixed labels take the FWM's (and the IDM's for Phase II)."""
+  """Label budgets: the first n records of the labelled split, for each model; anchors and mixed
+  labels take the FWM's (and the IDM's for Phase II).
+  """
 
-    fwm_labels: int
-    idm_labels: int
-    dir: str = ""  # where the collected data lies; empty: in the work directory
+  fwm_labels: int
+  idm_labels: int
+  dir: str = ""  # where the collected data lies; empty: in the work directory
 
-    def __post_init__(self):
-        _at_least("fwm_labels", self.fwm_labels, 1)
-        _at_least("idm_labels", self.idm_labels, 1)
+  def __post_init__(self):
+    _at_least("fwm_labels", self.fwm_labels, 1)
+    _at_least("idm_labels", self.idm_labels, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """validation, test, heldout: the most transitions of each that are scored; best_of: samples the IDM picks from; turns: length of a rollout."""
+  """validation, test, heldout: the most transitions of each that are scored; best_of: samples the
+  IDM picks from; turns: length of a rollout.
+  """
 
-    validation: int = 400
-    test: int = 600
-    heldout: int = 300
-    batch: int = 100
-    best_of: int = 8
-    turns: int = 5
-    chains: int = 50
-    gallery: int = 24
+  validation: int = 400
+  test: int = 600
+  heldout: int = 300
+  batch: int = 100
+  best_of: int = 8
+  turns: int = 5
+  chains: int = 50
+  gallery: int = 24
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshSettings:
-    """Devices by axis; their product must be the number of devices. rollout_gather: gather the weights over fsdp once per rollout."""
+  """Devices by axis; their product must be the number of devices. rollout_gather: gather the
+  weights over fsdp once per rollout.
+  """
 
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
-    rollout_gather: bool = False
+  data: int = 1
+  fsdp: int = 1
+  tensor: int = 1
+  rollout_gather: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
-    """every: steps between checkpoints (each stage's end has one too); keep: how many stay."""
+  """every: steps between checkpoints (each stage's end has one too); keep: how many stay."""
 
-    every: int = 200
-    keep: int = 2
+  every: int = 200
+  keep: int = 2
 
-    def __post_init__(self):
-        _at_least("every", self.every, 1)
-        _at_least("keep", self.keep, 1)
+  def __post_init__(self):
+    _at_least("every", self.every, 1)
+    _at_least("keep", self.keep, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A whole run. `world` holds the world's name and the settings of its own that its builder takes."""
+  """A whole run. `world` holds the world's name and the settings that its own builder takes."""
 
-    seed: int
-    weights: str
-    world: Mapping[str, Any]
-    data: DataSettings
-    model: ModelSettings
-    pretrain: SftSettings
-    warmup_fwm: SftSettings
-    warmup_idm: SftSettings
-    swirl: SwirlSettings
-    phase1: PhaseSettings
-    phase2: PhaseSettings
-    compare: tuple[str, ...] = ()
-    baseline: SftSettings | None = None
-    evaluation: EvaluationSettings = EvaluationSettings()
-    mesh: MeshSettings = MeshSettings()
-    checkpoint: CheckpointSettings = CheckpointSettings()
+  seed: int
+  weights: str
+  world: Mapping[str, Any]
+  data: DataSettings
+  model: ModelSettings
+  pretrain: SftSettings
+  warmup_fwm: SftSettings
+  warmup_idm: SftSettings
+  swirl: SwirlSettings
+  phase1: PhaseSettings
+  phase2: PhaseSettings
+  compare: tuple[str, ...] = ()
+  baseline: SftSettings | None = None
+  evaluation: EvaluationSettings = EvaluationSettings()
+  mesh: MeshSettings = MeshSettings()
+  checkpoint: CheckpointSettings = CheckpointSettings()
 
-    def __post_init__(self):
-        _one_of("weights", self.weights, WEIGHTS)
-        _at_least("seed", self.seed, 0)
-        if "name" not in self.world:
-            raise ValueError("world.name is missing.")
-        for name in self.compare:
-            _one_of("compare", name, COMPARISONS)
-        if self.compare and self.baseline is None:
-            raise ValueError("compare needs `baseline`: batch and optimizer of the supervised comparisons.")
-        uses = {"phase1": self.phase1, "phase2": self.phase2}
-        for name, phase in uses.items():
-            prior = phase.reward.prior or phase.reference == "prior"
-            if prior and name == "phase2":
-                raise ValueError("phase2.reward.prior and reference 'prior': the z-free model serves phase1 alone.")
-            if prior and not self.pretrain.steps:
-                raise ValueError(f"{name} uses the z-free model, but pretrain.steps = 0 trains none.")
-            if phase.reference == "frozen":
-                raise ValueError(f"{name}.reference = 'frozen': set 'snapshot'; shared weights pass the tree once by themselves.")
-            if phase.kl_in == "reward" and not phase.beta:
-                raise ValueError(f"{name}.kl_in = 'reward' needs {name}.beta above 0.")
+  def __post_init__(self):
+    _one_of("weights", self.weights, WEIGHTS)
+    _at_least("seed", self.seed, 0)
+    if "name" not in self.world:
+      raise ValueError("world.name is missing.")
+    for name in self.compare:
+      _one_of("compare", name, COMPARISONS)
+    if self.compare and self.baseline is None:
+      raise ValueError(
+        "compare needs `baseline`: batch and optimizer of the supervised comparisons."
+      )
+    uses = {"phase1": self.phase1, "phase2": self.phase2}
+    for name, phase in uses.items():
+      prior = phase.reward.prior or phase.reference == "prior"
+      if prior and name == "phase2":
+        raise ValueError(
+          "phase2.reward.prior and reference 'prior': the z-free model serves phase1 alone."
+        )
+      if prior and not self.pretrain.steps:
+        raise ValueError(f"{name} uses the z-free model, but pretrain.steps = 0 trains none.")
+      if phase.reference == "frozen":
+        raise ValueError(
+          f"{name}.reference = 'frozen': set 'snapshot'; shared weights pass the tree once by "
+          "themselves."
+        )
+      if phase.kl_in == "reward" and not phase.beta:
+        raise ValueError(f"{name}.kl_in = 'reward' needs {name}.beta above 0.")
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:
-    """A (nested) mapping → Settings. ValueError names the field by its dotted path, what was found and what is allowed."""
-    return _build(Settings, dict(config), "config")
+  """A (nested) mapping → Settings.
+
+  ValueError names the field by its dotted path, what was found and what is allowed.
+  """
+  return _build(Settings, dict(config), "config")
 
 
 def _build(cls, value: Any, path: str):
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{path} = {value!r}: a group of fields is needed.")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for name in value:
-        if name not in fields:
-            raise ValueError(f"{path}.{name} is not a field; allowed are {', '.join(fields)}.")
-    out = {}
-    for name, field in fields.items():
-        if name in value:
-            out[name] = _convert(hints[name], value[name], f"{path}.{name}")
-        elif field.default is dataclasses.MISSING:
-            raise ValueError(f"{path}.{name} is missing.")
-    try:
-        return cls(**out)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+  if not isinstance(value, Mapping):
+    raise ValueError(f"{path} = {value!r}: a group of fields is needed.")
+  hints = typing.get_type_hints(cls)
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  for name in value:
+    if name not in fields:
+      raise ValueError(f"{path}.{name} is not a field; allowed are {', '.join(fields)}.")
+  out = {}
+  for name, field in fields.items():
+    if name in value:
+      out[name] = _convert(hints[name], value[name], f"{path}.{name}")
+    elif field.default is dataclasses.MISSING:
+      raise ValueError(f"{path}.{name} is missing.")
+  try:
+    return cls(**out)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
 
 
 def _convert(hint, value, path: str):
-    """A value as the type that the field is annotated with; never a silent cast but int → float."""
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        return _convert(next(h for h in typing.get_args(hint) if h is not type(None)), value, path)
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, path)
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise ValueError(f"{path} = {value!r}: a tuple of names is needed.")
-        return tuple(value)
-    if typing.get_origin(hint) is not None:
-        return types.MappingProxyType(dict(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
-        raise ValueError(f"{path} = {value!r}: a value of type {hint.__name__} is needed, found {type(value).__name__}.")
-    if isinstance(value, float) and value != value:
-        raise ValueError(f"{path} is not a number.")
-    return value
+  """A value as the type that the field is annotated with; never a silent cast but int → float."""
+  if isinstance(hint, types.UnionType):
+    if value is None:
+      return None
+    return _convert(next(h for h in typing.get_args(hint) if h is not type(None)), value, path)
+  if dataclasses.is_dataclass(hint):
+    return _build(hint, value, path)
+  if typing.get_origin(hint) is tuple:
+    if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+      raise ValueError(f"{path} = {value!r}: a tuple of names is needed.")
+    return tuple(value)
+  if typing.get_origin(hint) is not None:
+    return types.MappingProxyType(dict(value))
+  if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
+    raise ValueError(
+      f"{path} = {value!r}: a value of type {hint.__name__} is needed, found "
+      f"{type(value).__name__}."
+    )
+  if isinstance(value, float) and value != value:
+    raise ValueError(f"{path} is not a number.")
+  return value
 
 
 def model_config(settings: Settings, *, vocab_size: int, needed_len: int) -> TransformerConfig:
-    """The transformer of a run whose longest sequence has `needed_len` tokens."""
-    m = dataclasses.asdict(settings.model)
-    del m["logprob_chunk"]
-    if m["max_len"] and m["max_len"] < needed_len:
-        raise ValueError(f"config.model.max_len = {m['max_len']}: the longest prompt and completion need {needed_len} tokens.")
-    return TransformerConfig(vocab_size=vocab_size, **{**m, "max_len": m["max_len"] or needed_len})
+  """The transformer of a run whose longest sequence has `needed_len` tokens."""
+  m = dataclasses.asdict(settings.model)
+  del m["logprob_chunk"]
+  if m["max_len"] and m["max_len"] < needed_len:
+    raise ValueError(
+      f"config.model.max_len = {m['max_len']}: the longest prompt and completion need {needed_len} "
+      "tokens."
+    )
+  return TransformerConfig(vocab_size=vocab_size, **{**m, "max_len": m["max_len"] or needed_len})

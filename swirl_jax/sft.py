@@ -1,4 +1,6 @@
-"""Supervised training: the warm-up of both models, the z-free model P0(y|x), and the label anchor of a phase."""
+"""Supervised training: the warm-up of both models, the z-free model P0(y|x), and the label anchor
+of a phase.
+"""
 
 import dataclasses
 from typing import NamedTuple
@@ -15,64 +17,78 @@ from swirl_jax.types import Mean, PolicyState, Segment, Transition
 
 @dataclasses.dataclass(frozen=True)
 class SftSpec:
-    """Static. roles: one, or both for shared weights (their losses add up); hide_z trains P(y|x) without z."""
+  """Static. roles: one, or both for shared weights (their losses add up); hide_z trains P(y|x)
+  without z.
+  """
 
-    roles: tuple[Role, ...]
-    optimizer: AdamW
-    hide_z: bool = False
+  roles: tuple[Role, ...]
+  optimizer: AdamW
+  hide_z: bool = False
 
 
 class Supervised(NamedTuple):
-    """Labelled transitions, ready for the loss: the target [B, 1, T] with its end marker, and each token's weight in the loss."""
+  """Labelled transitions, ready for the loss: the target [B, 1, T] with its end marker, and each
+  token's weight in the loss.
+  """
 
-    transition: Transition
-    target: Segment
-    weight: jax.Array
+  transition: Transition
+  target: Segment
+  weight: jax.Array
 
 
 def supervised(role: Role, transition: Transition, *, hide_z: bool = False) -> Supervised:
-    """Token mean over the whole batch, so that micro-batches of it add up exactly. Transition fields [B, S]."""
-    target = role.target(Segment(*(a[:, None] for a in getattr(transition, role.field))))
-    if hide_z:
-        transition = prompts.hide(transition, "z")
-    return Supervised(transition, target, objectives.token_weights(target.mask))
+  """Token mean over the whole batch, so that micro-batches of it add up exactly.
+
+  Transition fields [B, S].
+  """
+  target = role.target(Segment(*(a[:, None] for a in getattr(transition, role.field))))
+  if hide_z:
+    transition = prompts.hide(transition, "z")
+  return Supervised(transition, target, objectives.token_weights(target.mask))
 
 
 def supervised_loss(role: Role, params, batch: Supervised) -> tuple[jax.Array, dict[str, Mean]]:
-    """Σ weight · −log p(field | the rest), end marker included, with metrics named by the field."""
+  """Σ weight · −log p(field | the rest), end marker included, with metrics named by the field."""
 
-    def token_loss(logp, entropy, data):
-        weight, mask = data
-        return -weight * logp, {
-            f"nll_{role.field}": Mean.of(-logp, mask),
-            f"entropy_{role.field}": Mean.of(entropy, mask),
-        }
+  def token_loss(logp, entropy, data):
+    weight, mask = data
+    return -weight * logp, {
+      f"nll_{role.field}": Mean.of(-logp, mask),
+      f"entropy_{role.field}": Mean.of(entropy, mask),
+    }
 
-    return role.separable_loss(params, batch.transition, batch.target, (batch.weight, batch.target.mask), token_loss)
+  return role.separable_loss(
+    params, batch.transition, batch.target, (batch.weight, batch.target.mask), token_loss
+  )
 
 
 def sft_step(
-    state: PolicyState, batch: tuple[Transition, ...], schedule: Schedule, *, spec: SftSpec
+  state: PolicyState, batch: tuple[Transition, ...], schedule: Schedule, *, spec: SftSpec
 ) -> tuple[PolicyState, dict[str, Mean]]:
-    """One update on a batch of transitions for each role. Where loss or gradient isn't finite the state comes back unchanged and `nonfinite` is 1."""
+  """One update on a batch of transitions for each role.
 
-    def loss_fn(params):
-        prepared = [(r, supervised(r, b, hide_z=spec.hide_z)) for r, b in zip(spec.roles, batch, strict=True)]
-        losses, metrics = zip(*(supervised_loss(r, params, b) for r, b in prepared), strict=True)
-        return sum(losses), {k: v for m in metrics for k, v in m.items()}
+  Where loss or gradient isn't finite the state comes back unchanged and `nonfinite` is 1.
+  """
 
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    state, applied = apply_update(state, grads, loss, schedule, optimizer=spec.optimizer)
-    return state, {"loss": Mean.of(loss), **metrics, **applied}
+  def loss_fn(params):
+    prepared = [
+      (r, supervised(r, b, hide_z=spec.hide_z)) for r, b in zip(spec.roles, batch, strict=True)
+    ]
+    losses, metrics = zip(*(supervised_loss(r, params, b) for r, b in prepared), strict=True)
+    return sum(losses), {k: v for m in metrics for k, v in m.items()}
 
-
-def apply_update(state: PolicyState, grads, loss, schedule: Schedule, *, optimizer: AdamW) -> tuple[PolicyState, dict[str, Mean]]:
-    """The optimizer's update, left out where `loss` or the gradient's norm isn't finite."""
-    norm = optax.tree.norm(grads)
-    good = jnp.isfinite(loss) & jnp.isfinite(norm)
-    params, opt_state = optimizer.update(grads, state.opt_state, state.params, state.step, schedule)
-    new = PolicyState(params, opt_state, state.step + 1)
-    state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
-    return state, {"grad_norm": Mean.of(norm), "nonfinite": Mean.of(~good)}
+  (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+  state, applied = apply_update(state, grads, loss, schedule, optimizer=spec.optimizer)
+  return state, {"loss": Mean.of(loss), **metrics, **applied}
 
 
+def apply_update(
+  state: PolicyState, grads, loss, schedule: Schedule, *, optimizer: AdamW
+) -> tuple[PolicyState, dict[str, Mean]]:
+  """The optimizer's update, left out where `loss` or the gradient's norm isn't finite."""
+  norm = optax.tree.norm(grads)
+  good = jnp.isfinite(loss) & jnp.isfinite(norm)
+  params, opt_state = optimizer.update(grads, state.opt_state, state.params, state.step, schedule)
+  new = PolicyState(params, opt_state, state.step + 1)
+  state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+  return state, {"grad_norm": Mean.of(norm), "nonfinite": Mean.of(~good)}

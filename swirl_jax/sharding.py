@@ -1,7 +1,8 @@
 """The mesh (data, fsdp, tensor) and the rules that lay parameters and activations out on it.
 
-"pjit" is `jax.jit` over arrays with a NamedSharding. A rule is a regular expression on a leaf's path and the mesh axis of each of its
-dimensions; the same table covers parameters, optimizer state (whose paths end alike) and trees read from disk.
+"pjit" is `jax.jit` over arrays with a NamedSharding. A rule is a regular expression on a leaf's
+path and the mesh axis of each of its dimensions; the same table covers parameters, optimizer state
+(whose paths end alike) and trees read from disk.
 """
 
 import re
@@ -14,7 +15,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # the mesh axes over which a batch is split
 
-# Layer parameters carry a leading axis L (never split). Vocabulary, heads and feed-forward go to `tensor`, the width to `fsdp`.
+# Layer parameters carry a leading axis L (never split). Vocabulary, heads and feed-forward go to
+# `tensor`, the width to `fsdp`.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"embedding$", ("tensor", "fsdp")),  # [V, D]
   (r"head$", ("fsdp", "tensor")),  # [D, V]
@@ -27,15 +29,20 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 
 
 def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
-  """A mesh of data × fsdp × tensor devices. Raises ValueError where the product isn't the number of devices."""
+  """A mesh of data × fsdp × tensor devices.
+
+  Raises ValueError where the product isn't the number of devices.
+  """
   devices = jax.devices() if devices is None else devices
   shape = (data, fsdp, tensor)
   for name, size in zip(AXES, shape, strict=True):
     if not isinstance(size, int) or size < 1:
       raise ValueError(f"mesh.{name} = {size!r}: allowed is a whole number from 1.")
   if np.prod(shape) != len(devices):
-    raise ValueError(f"mesh (data, fsdp, tensor) = {shape} needs {np.prod(shape)} devices, found {len(devices)}: "
-                     f"their product must be the number of devices.")
+    raise ValueError(
+      f"mesh (data, fsdp, tensor) = {shape} needs {np.prod(shape)} devices, found {len(devices)}: "
+      f"their product must be the number of devices."
+    )
   return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
@@ -44,15 +51,21 @@ def leaf_path(path) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh, *, gather_fsdp: bool = False) -> PartitionSpec:
+def partition_spec(
+  path: str, shape: tuple[int, ...], mesh: Mesh, *, gather_fsdp: bool = False
+) -> PartitionSpec:
   """The first rule whose pattern is found at the end of `path`; replicated where none is.
 
-  A dimension that the mesh axis doesn't divide stays whole (a tensor axis of 4 over 2 kv heads). `gather_fsdp` leaves the fsdp axis
-  out: the layout of a rollout, which would otherwise gather the weights once a token.
+  A dimension that the mesh axis doesn't divide stays whole (a tensor axis of 4 over 2 kv heads).
+  `gather_fsdp` leaves the fsdp axis out: the layout of a rollout, which would otherwise gather the
+  weights once a token.
   """
   for pattern, axes in RULES:
     if re.search(pattern, path) and len(axes) == len(shape):
-      keep = [a if a and shape[i] % mesh.shape[a] == 0 and not (gather_fsdp and a == "fsdp") else None for i, a in enumerate(axes)]
+      keep = [
+        a if a and shape[i] % mesh.shape[a] == 0 and not (gather_fsdp and a == "fsdp") else None
+        for i, a in enumerate(axes)
+      ]
       return PartitionSpec(*keep)
   return PartitionSpec()
 
@@ -60,7 +73,11 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh, *, gather_fsdp
 def tree_shardings(tree: Any, mesh: Mesh, *, gather_fsdp: bool = False) -> Any:
   """A NamedSharding for each leaf (array or ShapeDtypeStruct) of a tree, by the rules."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: NamedSharding(mesh, partition_spec(leaf_path(path), leaf.shape, mesh, gather_fsdp=gather_fsdp)), tree)
+    lambda path, leaf: NamedSharding(
+      mesh, partition_spec(leaf_path(path), leaf.shape, mesh, gather_fsdp=gather_fsdp)
+    ),
+    tree,
+  )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -68,7 +85,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def current_mesh():
-  """The mesh of the enclosing `jax.set_mesh`, or None: a single function called by hand needs no mesh."""
+  """The mesh of the enclosing `jax.set_mesh`, or None: a single function called by hand needs no
+  mesh.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   return None if mesh.empty else mesh
 
@@ -82,15 +101,19 @@ def mesh_in_use() -> Mesh:
 
 
 def constrain(x: jax.Array, *axes) -> jax.Array:
-  """Pins the layout of an activation: `constrain(h, BATCH, None, None)`. Outside a mesh it is the identity.
+  """Pins the layout of an activation: `constrain(h, BATCH, None, None)`.
+
+  Outside a mesh it is the identity.
 
   Axes beyond those given stay whole, as does a dimension that its mesh axes don't divide.
   """
   mesh = current_mesh()
   if mesh is None:
     return x
+
   def size(axis):
     return int(np.prod([mesh.shape[a] for a in (axis if isinstance(axis, tuple) else (axis,))]))
+
   keep = [a if a is not None and x.shape[i] % size(a) == 0 else None for i, a in enumerate(axes)]
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*keep))
 
@@ -102,7 +125,10 @@ def constrain_tree(tree: Any, *, gather_fsdp: bool) -> Any:
     return tree
   return jax.tree_util.tree_map_with_path(
     lambda path, x: jax.lax.with_sharding_constraint(
-      x, partition_spec(leaf_path(path), x.shape, mesh, gather_fsdp=gather_fsdp)), tree)
+      x, partition_spec(leaf_path(path), x.shape, mesh, gather_fsdp=gather_fsdp)
+    ),
+    tree,
+  )
 
 
 def put_batch(tree: Any, mesh: Mesh) -> Any:
@@ -115,6 +141,8 @@ def put_batch(tree: Any, mesh: Mesh) -> Any:
   def put(array):
     array = np.asarray(array)
     spec = PartitionSpec(BATCH) if len(array) % devices == 0 else PartitionSpec()
-    return jax.make_array_from_callback(array.shape, NamedSharding(mesh, spec), lambda index: array[index])
+    return jax.make_array_from_callback(
+      array.shape, NamedSharding(mesh, spec), lambda index: array[index]
+    )
 
   return jax.tree.map(put, tree)

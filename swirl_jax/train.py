@@ -4,11 +4,12 @@ What comes next is a function of (settings, stage, step) and of what the last ch
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,34 +35,50 @@ class TrainingError(RuntimeError):
   """Loss, gradient or reward wasn't finite. The message names the step and what was saved."""
 
 
-def train(config: Mapping[str, Any], workdir: str, *, profile: bool = False) -> str:
-  """Runs or resumes the run of `config` in `workdir`, and returns the table of its results.
+class Job(NamedTuple):
+  """A run that can start: its settings are possible, its data is there and tokenised."""
 
-  Raises ValueError for a config that can't be or isn't that of the work directory, `Preempted` once a SIGTERM's checkpoint is saved,
-  `TrainingError` where numbers stop being finite.
+  settings: Settings
+  folder: pathlib.Path
+  mesh: jax.sharding.Mesh
+  players: programs.Roles
+  data: inputs.Data
+
+
+def prepare(config: Mapping[str, Any], workdir: str) -> Job:
+  """Checks a config, opens its work directory, collects the data.
+
+  Raises ValueError, before anything expensive, for a config that can't be or isn't that of the work directory.
   """
   settings = from_config(config)
   mesh = sharding.make_mesh(data=settings.mesh.data, fsdp=settings.mesh.fsdp, tensor=settings.mesh.tensor)
   world = builders.get(settings.world["name"])
   players = programs.make_roles(settings, world.tokenizer, inputs.lengths_of(world))
+  make_plan(settings)
   folder = pathlib.Path(workdir)
   open_workdir(config, folder)
-  logging.info("Collecting or reading the world's data.")
   data = inputs.load(settings, settings.data.dir or str(folder / "data"))
   if jax.process_index() == 0:
     write_json_atomic(folder / "dataset.json", data.summary)
+  return Job(settings, folder, mesh, players, data)
 
-  with jax.set_mesh(mesh), Checkpointer(folder / "checkpoints", keep=settings.checkpoint.keep) as checkpointer, \
-       metrics.MetricWriter(folder) as writer, PreemptionGuard() as guard, metrics.profile(workdir, profile):
-    run = Run(settings, data, players, checkpointer, writer, guard, folder)
+
+def train(job: Job, *, profile: bool = False) -> str:
+  """Runs a job, or resumes it, and returns the table of its results ("" on processes other than the first).
+
+  Raises `Preempted` once a SIGTERM's checkpoint is saved, `TrainingError` where numbers stop being finite, `CheckpointError` where one
+  can't be written.
+  """
+  settings, folder = job.settings, job.folder
+  with jax.set_mesh(job.mesh), Checkpointer(folder / "checkpoints", keep=settings.checkpoint.keep) as checkpointer, \
+       metrics.MetricWriter(folder) as writer, PreemptionGuard() as guard, metrics.profile(folder, profile):
+    run = Run(settings, job.data, job.players, checkpointer, writer, guard, folder)
     start = run.restore()
     for index in range(start, len(run.plan)):
       run.run_stage(index)
     if not run.finished:
       run.finish()
-  if jax.process_index() != 0:
-    return ""
-  return report.write(folder, world)
+  return report.write(folder, job.data.world) if jax.process_index() == 0 else ""
 
 
 def open_workdir(config: Mapping[str, Any], folder: pathlib.Path) -> None:
@@ -128,7 +145,8 @@ class Run:
     tree: dict[str, Any] = {"models": {name: params for name in meta["models"]}}
     if meta["step"]:
       stage = self.plan[meta["stage"]]
-      tree["stage"] = {"state": jax.eval_shape(lambda: programs.new_state(stage.settings.optimizer.build(), params))}
+      new = functools.partial(programs.new_state, stage.settings.optimizer.build())
+      tree["stage"] = {"state": jax.eval_shape(new, params)}
       if meta["best"]:
         tree["stage"]["best"] = params
       if meta["latents"]:

@@ -1,7 +1,8 @@
 """The arrays that travel between the parts, and the axis alphabet.
 
-B prompts (one prompt is one transition), G samples of a prompt, P prompt tokens, T completion tokens,
-S any run of tokens, V vocabulary, D width, F feed-forward width, H query heads, K key-value heads, L layers.
+B prompts (one prompt is one transition), G samples of a prompt, P prompt tokens, T completion
+tokens, S any run of tokens, V vocabulary, D width, F feed-forward width, H query heads, K key-value
+heads, L layers.
 """
 
 from typing import Any, NamedTuple
@@ -28,9 +29,10 @@ class Transition(NamedTuple):
 class Rollout(NamedTuple):
   """G completions of each prompt; `tokens` includes the end marker and `mask` covers it.
 
-  tokens int32 [B, G, T]; mask bool [B, G, T]; logp float32 [B, G, T], of the policy itself (temperature 1, renormalised over the
-  allowed tokens); logp_sampler float32 [B, G, T], of the distribution that was drawn from (temperature, top-k, top-p);
-  complete bool [B, G], whether the end marker was reached within T tokens.
+  tokens int32 [B, G, T]; mask bool [B, G, T]; logp float32 [B, G, T], of the policy itself
+  (temperature 1, renormalised over the allowed tokens); logp_sampler float32 [B, G, T], of the
+  distribution that was drawn from (temperature, top-k, top-p); complete bool [B, G], whether the
+  end marker was reached within T tokens.
   """
 
   tokens: jax.Array
@@ -41,7 +43,9 @@ class Rollout(NamedTuple):
 
 
 class Mean(NamedTuple):
-  """A metric as a sum and a weight, so that it adds up over micro-batches and hosts; its value is sum / weight."""
+  """A metric as a sum and a weight, so that it adds up over micro-batches and hosts; its value is
+  sum / weight.
+  """
 
   sum: jax.Array
   weight: jax.Array
@@ -56,7 +60,9 @@ class Mean(NamedTuple):
 
 
 class PolicyState(NamedTuple):
-  """What a phase trains: parameters, optimizer state, and the number of updates made in this phase (int32 scalar)."""
+  """What a phase trains: parameters, optimizer state, and the number of updates made in this phase
+  (int32 scalar).
+  """
 
   params: Any
   opt_state: Any

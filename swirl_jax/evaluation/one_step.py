@@ -261,7 +261,7 @@ def latents(role: TransformerRole, params, split: Examples, *, key, temperature,
 
   metrics: unique (distinct phrases / phrases) and phrases (how many distinct), length in words,
   known (share of phrases that mean something in the world), meanings (how many distinct), classes
-  {class: share}, logp_token, count. With `reference`, phrases of people: unique_reference,
+  {class: share}, logp_token, count. With `reference`, true phrases: unique_reference,
   length_reference and classes_reference; both shares of unique ones over equal numbers of phrases.
   """
   drawn = decode(role, params, split.data, group=1, greedy=False, batch=batch, key=key,

@@ -1,12 +1,16 @@
 """A decoder-only transformer in Linen that works on groups: G completions which share one prompt.
 
-Every call sees tokens [B, G, S]. They attend to three parts, each of which may be absent: the prompt that the group shares ([B, P],
-computed once), what each sample has already decoded ([B, G, T], the cache), and the S tokens themselves, causally. So one piece of code is
-the prefill (G = 1), the teacher-forced pass over completions (prefix) and the decoding step (prefix and cache, S = 1).
+Every call sees tokens [B, G, S]. They attend to three parts, each of which may be absent: the
+prompt that the group shares ([B, P], computed once), what each sample has already decoded
+([B, G, T], the cache), and the S tokens themselves, causally. So one piece of code is the prefill
+(G = 1), the teacher-forced pass over completions (prefix) and the decoding step (prefix and cache,
+S = 1).
 
-Raggedness is masks and positions: a masked token may stand anywhere in a row; it is never attended to, and positions count real tokens.
+Raggedness is masks and positions: a masked token may stand anywhere in a row; it is never attended
+to, and positions count real tokens.
 
-Parameters are plain dicts; those of the layers are stacked on a leading axis L, whether the layers are scanned or unrolled.
+Parameters are plain dicts; those of the layers are stacked on a leading axis L, whether the layers
+are scanned or unrolled.
 """
 
 import dataclasses
@@ -22,307 +26,371 @@ from swirl_jax.sharding import BATCH
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": lambda x: nn.gelu(x, approximate=True)}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REMAT = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "none": None,
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 MASKED = -1e30  # finite, so that a row in which everything is masked gives garbage and not NaN
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes and choices. `activation` silu makes the feed-forward SwiGLU, gelu_tanh GeGLU; `dtype` is the compute dtype;
-    `scale_embedding` multiplies the embedded tokens by √D, as Gemma does; `scan_layers` scans over the layers instead of unrolling them.
-    Raises ValueError, naming the field, for what it can't be."""
+  """Sizes and choices.
 
-    vocab_size: int
-    d_model: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    d_ff: int
-    max_len: int
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-6
-    activation: str = "silu"
-    tie_embeddings: bool = True
-    scale_embedding: bool = False
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    scan_layers: bool = True
-    remat: str = "none"
-    dtype: str = "float32"
+  `activation` silu makes the feed-forward SwiGLU, gelu_tanh GeGLU; `dtype` is the compute dtype;
+  `scale_embedding` multiplies the embedded tokens by √D, as Gemma does; `scan_layers` scans over
+  the layers instead of unrolling them. Raises ValueError, naming the field, for what it can't be.
+  """
 
-    def __post_init__(self):
-        sizes = ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff", "max_len")
-        for name in sizes:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"model.{name} = {value!r}: allowed is a whole number from 1.")
-        for name, allowed in (("activation", ACTIVATIONS), ("dtype", DTYPES), ("remat", REMAT)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"model.{name} = {getattr(self, name)!r}: allowed are {sorted(allowed)}.")
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"model.n_heads = {self.n_heads} is not a multiple of model.n_kv_heads = {self.n_kv_heads}.")
-        if self.head_dim % 2:
-            raise ValueError(f"model.head_dim = {self.head_dim}: rotary embedding needs an even number.")
+  vocab_size: int
+  d_model: int
+  n_layers: int
+  n_heads: int
+  n_kv_heads: int
+  head_dim: int
+  d_ff: int
+  max_len: int
+  rope_theta: float = 10_000.0
+  norm_eps: float = 1e-6
+  activation: str = "silu"
+  tie_embeddings: bool = True
+  scale_embedding: bool = False
+  qkv_bias: bool = False
+  qk_norm: bool = False
+  scan_layers: bool = True
+  remat: str = "none"
+  dtype: str = "float32"
 
-    @property
-    def compute_dtype(self):
-        return DTYPES[self.dtype]
+  def __post_init__(self):
+    sizes = (
+      "vocab_size",
+      "d_model",
+      "n_layers",
+      "n_heads",
+      "n_kv_heads",
+      "head_dim",
+      "d_ff",
+      "max_len",
+    )
+    for name in sizes:
+      value = getattr(self, name)
+      if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"model.{name} = {value!r}: allowed is a whole number from 1.")
+    for name, allowed in (("activation", ACTIVATIONS), ("dtype", DTYPES), ("remat", REMAT)):
+      if getattr(self, name) not in allowed:
+        raise ValueError(f"model.{name} = {getattr(self, name)!r}: allowed are {sorted(allowed)}.")
+    if self.n_heads % self.n_kv_heads:
+      raise ValueError(
+        f"model.n_heads = {self.n_heads} is not a multiple of model.n_kv_heads = {self.n_kv_heads}."
+      )
+    if self.head_dim % 2:
+      raise ValueError(f"model.head_dim = {self.head_dim}: rotary embedding needs an even number.")
+
+  @property
+  def compute_dtype(self):
+    return DTYPES[self.dtype]
 
 
 class KV(NamedTuple):
-    """Keys [B, K, G, d, S] and values [B, K, G, S, d] of one layer, or with a leading L of all; laid out for the two matrix products.
+  """Keys [B, K, G, d, S] and values [B, K, G, S, d] of one layer, or with a leading L of all; laid
+  out for the two matrix products.
 
-    Where the layers are unrolled, all layers' are a tuple of KV. A shared prompt's lack the axis G.
-    """
+  Where the layers are unrolled, all layers' are a tuple of KV. A shared prompt's lack the axis G.
+  """
 
-    k: jax.Array
-    v: jax.Array
+  k: jax.Array
+  v: jax.Array
 
 
 class Prefix(NamedTuple):
-    """A prompt that a group shares: its keys and values, mask bool [B, P], and length int32 [B] (real tokens)."""
+  """A prompt that a group shares: its keys and values, mask bool [B, P], and length int32 [B] (real
+  tokens).
+  """
 
-    kv: Any
-    mask: jax.Array
-    length: jax.Array
+  kv: Any
+  mask: jax.Array
+  length: jax.Array
 
 
 class RMSNorm(nn.Module):
-    """y = x / sqrt(mean x² + ε) · scale, in float32. [..., D] → [..., D]. arXiv:1910.07467."""
+  """y = x / sqrt(mean x² + ε) · scale, in float32. [..., D] → [..., D]. arXiv:1910.07467."""
 
-    eps: float
+  eps: float
 
-    @nn.compact
-    def __call__(self, x):
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
-        return (y * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+    return (y * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotates pairs (i, i + d/2) by positions · theta^(−2i/d). x [B, K, G, R, S, d], positions [B, G, S]. arXiv:2104.09864."""
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions.astype(jnp.float32)[:, None, :, None, :, None] * frequency.reshape((1,) * 5 + (-1,))
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+  """Rotates pairs (i, i + d/2) by positions · theta^(−2i/d). arXiv:2104.09864.
+
+  x [B, K, G, R, S, d], positions [B, G, S] → the shape of x.
+  """
+  half = x.shape[-1] // 2
+  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = positions.astype(jnp.float32)[:, None, :, None, :, None] * frequency.reshape(
+    (1,) * 5 + (-1,)
+  )
+  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
 
 def attend(q: jax.Array, parts: list[tuple[str, KV, jax.Array]]) -> jax.Array:
-    """softmax(q k / sqrt d) v over the concatenation of parts. q [B, K, G, R, S, d] → the same shape.
+  """softmax(q k / sqrt d) v over the concatenation of parts. q [B, K, G, R, S, d] → the same shape.
 
-    A part is (the axes of its k between batch and features: 'bk' for a shared prompt or 'bkg' for a sample's own), its KV and a mask that
-    broadcasts to [B, K, G, R, S, keys].
-    """
-    scale = q.shape[-1] ** -0.5
-    scores = []
-    for axes, kv, mask in parts:
-        s = jnp.einsum(f"bkgrsd,{axes}dt->bkgrst", q, kv.k, preferred_element_type=jnp.float32) * scale
-        scores.append(jnp.where(mask, s, MASKED))
-    weights = jax.nn.softmax(jnp.concatenate(scores, -1), axis=-1).astype(q.dtype)
-    out, start = 0.0, 0
-    for axes, kv, _ in parts:
-        stop = start + kv.v.shape[-2]
-        out += jnp.einsum(f"bkgrst,{axes}td->bkgrsd", weights[..., start:stop], kv.v)
-        start = stop
-    return out
+  A part is (the axes of its k between batch and features: 'bk' for a shared prompt or 'bkg' for a
+  sample's own), its KV and a mask that broadcasts to [B, K, G, R, S, keys].
+  """
+  scale = q.shape[-1] ** -0.5
+  scores = []
+  for axes, kv, mask in parts:
+    s = jnp.einsum(f"bkgrsd,{axes}dt->bkgrst", q, kv.k, preferred_element_type=jnp.float32) * scale
+    scores.append(jnp.where(mask, s, MASKED))
+  weights = jax.nn.softmax(jnp.concatenate(scores, -1), axis=-1).astype(q.dtype)
+  out, start = 0.0, 0
+  for axes, kv, _ in parts:
+    stop = start + kv.v.shape[-2]
+    out += jnp.einsum(f"bkgrst,{axes}td->bkgrsd", weights[..., start:stop], kv.v)
+    start = stop
+  return out
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions; q, k, v in one kernel [D, K, H/K + 2, d], so that kv heads shard over `tensor`."""
+  """Grouped-query attention with rotary positions; q, k, v in one kernel [D, K, H/K + 2, d], so
+  that kv heads shard over `tensor`.
+  """
 
-    config: TransformerConfig
+  config: TransformerConfig
 
-    @nn.compact
-    def __call__(self, h, positions, mask, prefix, cache, index):
-        c, dtype = self.config, h.dtype
-        ratio = c.n_heads // c.n_kv_heads
-        kernel = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2, 3))
-        qkv = self.param("qkv", kernel, (c.d_model, c.n_kv_heads, ratio + 2, c.head_dim))
-        x = jnp.einsum("bgsm,mkrd->bkgrsd", h, qkv.astype(dtype))
-        if c.qkv_bias:
-            bias = self.param("qkv_bias", nn.initializers.zeros, (c.n_kv_heads, ratio + 2, c.head_dim))
-            x = x + bias.astype(dtype)[None, :, None, :, None, :]
-        q, k, v = x[:, :, :, :ratio], x[:, :, :, ratio : ratio + 1], x[:, :, :, ratio + 1]
-        if c.qk_norm:
-            q, k = RMSNorm(c.norm_eps, name="q_norm")(q), RMSNorm(c.norm_eps, name="k_norm")(k)
-        q, k = rope(q, positions, c.rope_theta), rope(k, positions, c.rope_theta)
-        own = KV(k[:, :, :, 0].swapaxes(-1, -2), v)
+  @nn.compact
+  def __call__(self, h, positions, mask, prefix, cache, index):
+    c, dtype = self.config, h.dtype
+    ratio = c.n_heads // c.n_kv_heads
+    kernel = nn.initializers.variance_scaling(
+      1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2, 3)
+    )
+    qkv = self.param("qkv", kernel, (c.d_model, c.n_kv_heads, ratio + 2, c.head_dim))
+    x = jnp.einsum("bgsm,mkrd->bkgrsd", h, qkv.astype(dtype))
+    if c.qkv_bias:
+      bias = self.param("qkv_bias", nn.initializers.zeros, (c.n_kv_heads, ratio + 2, c.head_dim))
+      x = x + bias.astype(dtype)[None, :, None, :, None, :]
+    q, k, v = x[:, :, :, :ratio], x[:, :, :, ratio : ratio + 1], x[:, :, :, ratio + 1]
+    if c.qk_norm:
+      q, k = RMSNorm(c.norm_eps, name="q_norm")(q), RMSNorm(c.norm_eps, name="k_norm")(k)
+    q, k = rope(q, positions, c.rope_theta), rope(k, positions, c.rope_theta)
+    own = KV(k[:, :, :, 0].swapaxes(-1, -2), v)
 
-        s = h.shape[2]
-        causal = jnp.tril(jnp.ones((s, s), bool))[None, None, None, None]
-        parts = [("bkg", own, causal & mask[:, None, :, None, None, :])]
-        if cache is not None:
-            before = jnp.arange(cache.v.shape[-2]) < index
-            parts.insert(0, ("bkg", cache, before.reshape((1,) * 5 + (-1,))))
-        if prefix is not None:
-            kv, prefix_mask = prefix
-            parts.insert(0, ("bk", kv, prefix_mask[:, None, None, None, None, :]))
-        out = attend(q, parts)
-        kernel = nn.initializers.variance_scaling(
-            0.5 / c.n_layers, "fan_in", "normal", in_axis=(0, 1, 2), out_axis=3)
-        w = self.param("out", kernel, (c.n_kv_heads, ratio, c.head_dim, c.d_model))
-        return jnp.einsum("bkgrsd,krdm->bgsm", out, w.astype(dtype)), own
+    s = h.shape[2]
+    causal = jnp.tril(jnp.ones((s, s), bool))[None, None, None, None]
+    parts = [("bkg", own, causal & mask[:, None, :, None, None, :])]
+    if cache is not None:
+      before = jnp.arange(cache.v.shape[-2]) < index
+      parts.insert(0, ("bkg", cache, before.reshape((1,) * 5 + (-1,))))
+    if prefix is not None:
+      kv, prefix_mask = prefix
+      parts.insert(0, ("bk", kv, prefix_mask[:, None, None, None, None, :]))
+    out = attend(q, parts)
+    kernel = nn.initializers.variance_scaling(
+      0.5 / c.n_layers, "fan_in", "normal", in_axis=(0, 1, 2), out_axis=3
+    )
+    w = self.param("out", kernel, (c.n_kv_heads, ratio, c.head_dim, c.d_model))
+    return jnp.einsum("bkgrsd,krdm->bgsm", out, w.astype(dtype)), own
 
 
 class Mlp(nn.Module):
-    """down(activation(gate x) · up x), gate and up in one kernel [D, 2, F]. arXiv:2002.05202."""
+  """down(activation(gate x) · up x), gate and up in one kernel [D, 2, F]. arXiv:2002.05202."""
 
-    config: TransformerConfig
+  config: TransformerConfig
 
-    @nn.compact
-    def __call__(self, h):
-        c, dtype = self.config, h.dtype
-        kernel = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2))
-        gate_up = self.param("gate_up", kernel, (c.d_model, 2, c.d_ff))
-        x = jnp.einsum("bgsm,mcf->bgscf", h, gate_up.astype(dtype))
-        x = ACTIVATIONS[c.activation](x[..., 0, :]) * x[..., 1, :]
-        down = self.param("down", nn.initializers.variance_scaling(0.5 / c.n_layers, "fan_in", "normal"), (c.d_ff, c.d_model))
-        return jnp.einsum("bgsf,fm->bgsm", x, down.astype(dtype))
+  @nn.compact
+  def __call__(self, h):
+    c, dtype = self.config, h.dtype
+    kernel = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2))
+    gate_up = self.param("gate_up", kernel, (c.d_model, 2, c.d_ff))
+    x = jnp.einsum("bgsm,mcf->bgscf", h, gate_up.astype(dtype))
+    x = ACTIVATIONS[c.activation](x[..., 0, :]) * x[..., 1, :]
+    down = self.param(
+      "down",
+      nn.initializers.variance_scaling(0.5 / c.n_layers, "fan_in", "normal"),
+      (c.d_ff, c.d_model),
+    )
+    return jnp.einsum("bgsf,fm->bgsm", x, down.astype(dtype))
 
 
 class Block(nn.Module):
-    """One pre-norm layer: h + attention(norm h), then h + mlp(norm h). Returns h and the layer's new KV."""
+  """One pre-norm layer: h + attention(norm h), then h + mlp(norm h).
 
-    config: TransformerConfig
+  Returns h and the layer's new KV.
+  """
 
-    @nn.compact
-    def __call__(self, h, positions, mask, prefix=None, cache=None, index=None):
-        eps = self.config.norm_eps
-        a, kv = Attention(self.config, name="attention")(
-            RMSNorm(eps, name="attention_norm")(h), positions, mask, prefix, cache, index)
-        h = h + a
-        h = h + Mlp(self.config, name="mlp")(RMSNorm(eps, name="mlp_norm")(h))
-        return sharding.constrain(h, BATCH), kv
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(self, h, positions, mask, prefix=None, cache=None, index=None):
+    eps = self.config.norm_eps
+    a, kv = Attention(self.config, name="attention")(
+      RMSNorm(eps, name="attention_norm")(h), positions, mask, prefix, cache, index
+    )
+    h = h + a
+    h = h + Mlp(self.config, name="mlp")(RMSNorm(eps, name="mlp_norm")(h))
+    return sharding.constrain(h, BATCH), kv
 
 
 class Transformer(nn.Module):
-    """Tokens to the hidden states that the head multiplies; logits are left to those who know which of them they need."""
+  """Tokens to the hidden states that the head multiplies; logits are left to those who know which
+  of them they need.
+  """
 
-    config: TransformerConfig
+  config: TransformerConfig
 
-    @nn.compact
-    def __call__(self, tokens, positions, mask, prefix: Prefix | None = None, cache=None, index=None):
-        """Hidden states after the last norm, [B, G, S, D] in the compute dtype, and the new KV of all layers.
+  @nn.compact
+  def __call__(self, tokens, positions, mask, prefix: Prefix | None = None, cache=None, index=None):
+    """Hidden states after the last norm, [B, G, S, D] in the compute dtype, and the new KV of all
+    layers.
 
-        Args:
-          tokens: int32 [B, G, S]; positions: int32 [B, G, S], counting real tokens; mask: bool [B, G, S].
-          prefix: a shared prompt (see `prefix_of`), or None.
-          cache: the KV of each sample's T decoded tokens, of which the first `index` are there, or None.
-        """
-        c = self.config
-        width = nn.initializers.normal(c.d_model**-0.5)
-        embedding = self.param("embedding", width, (c.vocab_size, c.d_model))
-        if not c.tie_embeddings:
-            self.param("head", width, (c.d_model, c.vocab_size))
-        layers = self.param("layers", self._init_layers)
-        h = embedding[tokens].astype(c.compute_dtype)
-        if c.scale_embedding:
-            h = h * jnp.asarray(c.d_model**0.5, h.dtype)
-        h = sharding.constrain(h, BATCH)
-        shared = None if prefix is None else prefix.kv
+    Args:
+      tokens: int32 [B, G, S]; positions: int32 [B, G, S], counting real tokens; mask: bool
+        [B, G, S].
+      prefix: a shared prompt (see `prefill`), or None.
+      cache: the KV of each sample's T decoded tokens, the first `index` of which are there, or
+        None.
+    """
+    c = self.config
+    width = nn.initializers.normal(c.d_model**-0.5)
+    embedding = self.param("embedding", width, (c.vocab_size, c.d_model))
+    if not c.tie_embeddings:
+      self.param("head", width, (c.d_model, c.vocab_size))
+    layers = self.param("layers", self._init_layers)
+    h = embedding[tokens].astype(c.compute_dtype)
+    if c.scale_embedding:
+      h = h * jnp.asarray(c.d_model**0.5, h.dtype)
+    h = sharding.constrain(h, BATCH)
+    shared = None if prefix is None else prefix.kv
 
-        def layer(h, xs):
-            params, shared_l, cache_l = xs
-            shared_l = None if shared_l is None else (shared_l, prefix.mask)
-            return Block(c, parent=None).apply({"params": params}, h, positions, mask, shared_l, cache_l, index)
+    def layer(h, xs):
+      params, shared_l, cache_l = xs
+      shared_l = None if shared_l is None else (shared_l, prefix.mask)
+      return Block(c, parent=None).apply(
+        {"params": params}, h, positions, mask, shared_l, cache_l, index
+      )
 
-        if c.remat != "none":
-            layer = jax.checkpoint(layer, policy=REMAT[c.remat], prevent_cse=not c.scan_layers)
-        if c.scan_layers:
-            h, kv = jax.lax.scan(layer, h, (layers, shared, cache))
-        else:
-            kv = ()
-            for i in range(c.n_layers):
-                take = jax.tree.map(lambda p, i=i: p[i], layers)
-                h, own = layer(h, (take, shared and shared[i], cache and cache[i]))
-                kv += (own,)
-        return RMSNorm(c.norm_eps, name="final_norm")(h), kv
+    if c.remat != "none":
+      layer = jax.checkpoint(layer, policy=REMAT[c.remat], prevent_cse=not c.scan_layers)
+    if c.scan_layers:
+      h, kv = jax.lax.scan(layer, h, (layers, shared, cache))
+    else:
+      kv = ()
+      for i in range(c.n_layers):
+        take = jax.tree.map(lambda p, i=i: p[i], layers)
+        h, own = layer(h, (take, shared and shared[i], cache and cache[i]))
+        kv += (own,)
+    return RMSNorm(c.norm_eps, name="final_norm")(h), kv
 
-    def _init_layers(self, key):
-        c = self.config
-        h = jnp.zeros((1, 1, 1, c.d_model))
-        at, on = jnp.zeros((1, 1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
-        one = lambda k: Block(c, parent=None).init(k, h, at, on)["params"]  # noqa: E731
-        return jax.vmap(one)(jax.random.split(key, c.n_layers))
+  def _init_layers(self, key):
+    c = self.config
+    h = jnp.zeros((1, 1, 1, c.d_model))
+    at, on = jnp.zeros((1, 1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
+    one = lambda k: Block(c, parent=None).init(k, h, at, on)["params"]  # noqa: E731
+    return jax.vmap(one)(jax.random.split(key, c.n_layers))
 
 
 def init_params(config: TransformerConfig, key: jax.Array) -> Any:
-    """Float32 parameters, a plain dict; normal with variance 1 / fan-in, the residual outputs scaled down by the depth."""
-    at, on = jnp.zeros((1, 1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
-    return Transformer(config).init(key, at, at, on)["params"]
+  """Float32 parameters, a plain dict; normal with variance 1 / fan-in, the residual outputs scaled
+  down by the depth.
+  """
+  at, on = jnp.zeros((1, 1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
+  return Transformer(config).init(key, at, at, on)["params"]
 
 
 def head_kernel(params: Any, config: TransformerConfig) -> jax.Array:
-    """The matrix [D, V] from hidden states to logits: the embedding's transpose where they are tied."""
-    return params["embedding"].T if config.tie_embeddings else params["head"]
+  """The matrix [D, V] from hidden states to logits; if they are tied, the embedding transposed."""
+  return params["embedding"].T if config.tie_embeddings else params["head"]
 
 
-def apply(params, config: TransformerConfig, segment, *, prefix=None, cache=None, index=None, positions=None):
-    """`Transformer` on a Segment [B, G, S]; positions count the real tokens, from the prefix's length on where there is one."""
-    if positions is None:
-        positions = jnp.maximum(jnp.cumsum(segment.mask, -1, dtype=jnp.int32) - 1, 0)
-        if prefix is not None:
-            positions = positions + prefix.length[:, None, None]
-    return Transformer(config).apply({"params": params}, segment.tokens, positions, segment.mask, prefix, cache, index)
+def apply(
+  params, config: TransformerConfig, segment, *, prefix=None, cache=None, index=None, positions=None
+):
+  """`Transformer` on a Segment [B, G, S]; positions count the real tokens, from the prefix's length
+  on where there is one.
+  """
+  if positions is None:
+    positions = jnp.maximum(jnp.cumsum(segment.mask, -1, dtype=jnp.int32) - 1, 0)
+    if prefix is not None:
+      positions = positions + prefix.length[:, None, None]
+  return Transformer(config).apply(
+    {"params": params}, segment.tokens, positions, segment.mask, prefix, cache, index
+  )
 
 
 def prefill(params, config: TransformerConfig, prompt) -> tuple[jax.Array, Prefix]:
-    """Runs a prompt Segment [B, P] once: the hidden state of its last place, [B, D], and the Prefix its group shares.
+  """Runs a prompt Segment [B, P] once: the hidden state of its last place, [B, D], and the Prefix
+  its group shares.
 
-    The last place must be a real token (templates end with a literal one).
-    """
-    segment = jax.tree.map(lambda a: a[:, None], prompt)
-    hidden, kv = apply(params, config, segment)
-    shared = jax.tree.map(lambda a: a.squeeze(-3), kv)  # the axis G, third from the end in k and v alike
-    return hidden[:, 0, -1], Prefix(shared, prompt.mask, prompt.mask.sum(-1, dtype=jnp.int32))
+  The last place must be a real token (templates end with a literal one).
+  """
+  segment = jax.tree.map(lambda a: a[:, None], prompt)
+  hidden, kv = apply(params, config, segment)
+  shared = jax.tree.map(
+    lambda a: a.squeeze(-3), kv
+  )  # the axis G, third from the end in k and v alike
+  return hidden[:, 0, -1], Prefix(shared, prompt.mask, prompt.mask.sum(-1, dtype=jnp.int32))
 
 
 def hidden_before(params, config: TransformerConfig, parts) -> jax.Array:
-    """The hidden states from which the target's tokens are predicted, [B, G, T, D], the shared part computed once per group.
+  """The hidden states from which the target's tokens are predicted, [B, G, T, D], the shared part
+  computed once per group.
 
-    parts: `prompts.Scored`, with shared [B, P], own [B, G, S] or None, target [B, G, T].
-    """
-    last, prefix = prefill(params, config, parts.shared)
-    b, g, length = parts.target.tokens.shape
-    fed = jax.tree.map(lambda a: a[..., : length - 1], parts.target)  # the last token predicts nothing
-    start = 0
-    if parts.own is not None:
-        start = parts.own.tokens.shape[-1] - 1
-        fed = jax.tree.map(lambda a, c: jnp.concatenate([a, c], -1), parts.own, fed)
-    if fed.tokens.shape[-1]:
-        hidden, _ = apply(params, config, fed, prefix=prefix)
-    else:
-        hidden = jnp.zeros((b, g, 0, config.d_model), last.dtype)
-    if parts.own is None:
-        first = jnp.broadcast_to(last[:, None, None], (b, g, 1, last.shape[-1]))
-        return jnp.concatenate([first, hidden], 2)
-    return hidden[:, :, start:]
+  parts: `prompts.Scored`, with shared [B, P], own [B, G, S] or None, target [B, G, T].
+  """
+  last, prefix = prefill(params, config, parts.shared)
+  b, g, length = parts.target.tokens.shape
+  fed = jax.tree.map(
+    lambda a: a[..., : length - 1], parts.target
+  )  # the last token predicts nothing
+  start = 0
+  if parts.own is not None:
+    start = parts.own.tokens.shape[-1] - 1
+    fed = jax.tree.map(lambda a, c: jnp.concatenate([a, c], -1), parts.own, fed)
+  if fed.tokens.shape[-1]:
+    hidden, _ = apply(params, config, fed, prefix=prefix)
+  else:
+    hidden = jnp.zeros((b, g, 0, config.d_model), last.dtype)
+  if parts.own is None:
+    first = jnp.broadcast_to(last[:, None, None], (b, g, 1, last.shape[-1]))
+    return jnp.concatenate([first, hidden], 2)
+  return hidden[:, :, start:]
 
 
 def compute_params(params: Any, config: TransformerConfig) -> Any:
-    """The parameters in the compute dtype: what every pass reads. Frozen slots are held so, and then this is the identity."""
-    return jax.tree.map(lambda p: p.astype(config.compute_dtype), params)
+  """The parameters in the compute dtype: what every pass reads.
+
+  Frozen slots are held so, and then this is the identity.
+  """
+  return jax.tree.map(lambda p: p.astype(config.compute_dtype), params)
 
 
 def empty_cache(config: TransformerConfig, batch: int, group: int, length: int):
-    """Zeros for `length` tokens of B × G samples, [B, K, G, d, T] and [B, K, G, T, d], in the layout that the config's layers take."""
-    lead = (config.n_layers,) if config.scan_layers else ()
-    shape, d = lead + (batch, config.n_kv_heads, group), config.head_dim
-    make = lambda: KV(jnp.zeros((*shape, d, length), config.compute_dtype),  # noqa: E731
-                      jnp.zeros((*shape, length, d), config.compute_dtype))
-    return make() if config.scan_layers else tuple(make() for _ in range(config.n_layers))
+  """Zeros for `length` tokens of B × G samples, [B, K, G, d, T] and [B, K, G, T, d], in the layout
+  that the config's layers take.
+  """
+  lead = (config.n_layers,) if config.scan_layers else ()
+  shape, d = lead + (batch, config.n_kv_heads, group), config.head_dim
+
+  def make():
+    dtype = config.compute_dtype
+    return KV(jnp.zeros((*shape, d, length), dtype), jnp.zeros((*shape, length, d), dtype))
+
+  return make() if config.scan_layers else tuple(make() for _ in range(config.n_layers))
 
 
 def write_cache(cache, kv, index):
-    """Puts one token's new KV at place `index` of every sample's cache."""
-    at = jax.lax.dynamic_update_slice_in_dim
-    if isinstance(cache, KV):
-        return KV(at(cache.k, kv.k, index, -1), at(cache.v, kv.v, index, -2))
-    return tuple(write_cache(c, new, index) for c, new in zip(cache, kv, strict=True))
+  """Puts one token's new KV at place `index` of every sample's cache."""
+  at = jax.lax.dynamic_update_slice_in_dim
+  if isinstance(cache, KV):
+    return KV(at(cache.k, kv.k, index, -1), at(cache.v, kv.v, index, -2))
+  return tuple(write_cache(c, new, index) for c, new in zip(cache, kv, strict=True))

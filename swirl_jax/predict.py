@@ -1,0 +1,147 @@
+"""What a trained run says: the next state for a state and an action, or the action between two states.
+
+    python -m swirl_jax.predict --workdir=runs/minigrid --x="..." --z="pick up the red key" --n=4
+    python -m swirl_jax.predict --workdir=runs/minigrid --x="..." --y="..."
+
+With `--verify` the FWM's samples are ranked by the IDM: the paper's test-time verification.
+"""
+
+import functools
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from swirl_jax import inputs, plan, programs, rewards, rng, sharding
+from swirl_jax.checkpoint import Checkpointer
+from swirl_jax.data import builders, pipeline
+from swirl_jax.models import transformer
+from swirl_jax.settings import from_config
+from swirl_jax.types import Segment, Transition
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
+_X = flags.DEFINE_string("x", None, "The state before, as text.")
+_Y = flags.DEFINE_string("y", None, "The state after: asks for the action.")
+_Z = flags.DEFINE_string("z", None, "The action: asks for the state after.")
+_N = flags.DEFINE_integer("n", 1, "Samples; 1 is the most likely tokens.", lower_bound=1)
+_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Of the samples, if n > 1.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
+_VERIFY = flags.DEFINE_bool("verify", False, "Rank the predicted states by the IDM.")
+
+
+class Answer(NamedTuple):
+  """A completion; logp: Σ log-probability under its model; verified: mean log Q(z | x, ŷ) or None."""
+
+  text: str
+  logp: float
+  verified: float | None = None
+
+
+class Predictor:
+  """Both models of a run's newest whole checkpoint. Nothing in the folder is changed."""
+
+  def __init__(self, workdir: str):
+    folder = pathlib.Path(workdir)
+    path = folder / "config.json"
+    if not path.exists():
+      raise ValueError(f"workdir = {workdir!r}: no config.json there, so it isn't the folder of a run.")
+    settings = from_config(json.loads(path.read_text()))
+    self.world = builders.get(settings.world["name"])
+    self.lengths = pipeline.Lengths(
+      self.world.state_len, self.world.state_len, self.world.action_len)
+    self.players = programs.make_roles(settings, self.world.tokenizer, inputs.lengths_of(self.world))
+    self.mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+    with jax.set_mesh(self.mesh), Checkpointer(folder / "checkpoints", read_only=True) as found:
+      latest = found.latest()
+      if latest is None:
+        raise ValueError(f"workdir = {workdir!r}: no whole checkpoint there yet.")
+      position, meta = latest
+      self.names = _newest(settings, meta["models"])
+      shape = jax.eval_shape(
+        functools.partial(transformer.init_params, self.players.fwm.config), jax.random.key(0))
+      at = sharding.tree_shardings(shape, self.mesh)
+      shape = jax.tree.map(lambda s, a: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=a), shape, at)
+      wanted = {"models": dict.fromkeys(self.names.values(), shape)}
+      self.models = found.restore(position, wanted, partial=True)["models"]
+
+  def next_states(self, x: str, z: str, *, n: int = 1, temperature: float = 1.0, seed: int = 0,
+                  verify: bool = False) -> list[Answer]:
+    """n states that may follow x under z, best first: by log-probability, or by the IDM."""
+    transition = self._transition(x=x, z=z)
+    answers, drawn = self._complete("y", transition, n, temperature, seed)
+    if not verify:
+      return sorted(answers, key=lambda a: -a.logp)
+    spec = rewards.RewardSpec(reduce="mean", floor=None)
+    with jax.set_mesh(self.mesh):
+      scores = jax.jit(functools.partial(rewards.frozen_reward, self.players.idm, field="y", spec=spec))(
+        self.models[self.names["z"]], transition, self.players.fwm.content(drawn))
+    checked = [a._replace(verified=float(s)) for a, s in zip(answers, scores[0], strict=True)]
+    return sorted(checked, key=lambda a: -a.verified)
+
+  def actions(self, x: str, y: str, *, n: int = 1, temperature: float = 1.0, seed: int = 0) -> list[Answer]:
+    """n actions that may lead from x to y, the likeliest first."""
+    answers, _ = self._complete("z", self._transition(x=x, y=y), n, temperature, seed)
+    return sorted(answers, key=lambda a: -a.logp)
+
+  def _complete(self, field, transition, n, temperature, seed):
+    role = programs.sampler(self.players.of(field), group=n, greedy=n == 1)
+    with jax.set_mesh(self.mesh):
+      drawn = jax.jit(role.rollout)(
+        self.models[self.names[field]], transition, rng.stream(jax.random.key(seed), "predict"),
+        np.float32(temperature))
+    tokens, mask, logp = (np.asarray(a)[0] for a in (drawn.tokens, drawn.mask, drawn.logp))
+    texts = [self.world.tokenizer.decode(t[m]) for t, m in zip(tokens, mask, strict=True)]
+    return [Answer(t, float(p.sum())) for t, p in zip(texts, logp, strict=True)], drawn
+
+  def _transition(self, **texts: str) -> Transition:
+    """One transition [1, S] of the given texts; ValueError for a word that isn't in the vocabulary, or too many."""
+    fields = {name: None for name in Transition._fields}
+    for name, text in texts.items():
+      ids, length = self.world.tokenizer.encode(text), getattr(self.lengths, name)
+      if not 0 < len(ids) <= length:
+        raise ValueError(f"--{name} has {len(ids)} tokens: allowed is 1 to {length}.")
+      tokens = np.zeros((1, length), np.int32)
+      tokens[0, : len(ids)] = ids
+      fields[name] = Segment(tokens, np.arange(length)[None] < len(ids))
+    return Transition(**fields)
+
+
+def _newest(settings, saved: list[str]) -> dict[str, str]:
+  """The trained models where there are any, else the warm ones; ValueError before the warm-up is over."""
+  wanted = plan.final_models(settings)
+  warm = {"y": "warm_fwm", "z": "warm_idm"} if settings.weights == "separate" else dict.fromkeys("yz", "warm")
+  names = {field: name if name in saved else warm[field] for field, name in wanted.items()}
+  missing = sorted(set(names.values()) - set(saved))
+  if missing:
+    raise ValueError(f"the run has not trained {', '.join(missing)} yet: its checkpoint holds {', '.join(saved)}.")
+  return names
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  if (_Y.value is None) == (_Z.value is None):
+    raise app.UsageError("give either --z (to predict the next state) or --y (to name the action)")
+  if _VERIFY.value and _Z.value is None:
+    raise app.UsageError("--verify ranks next states: give --z")
+  logging.set_verbosity(logging.WARNING)
+  try:
+    predictor = Predictor(_WORKDIR.value)
+    draw = {"n": _N.value, "temperature": _TEMPERATURE.value, "seed": _SEED.value}
+    if _Z.value is not None:
+      answers = predictor.next_states(_X.value, _Z.value, verify=_VERIFY.value, **draw)
+    else:
+      answers = predictor.actions(_X.value, _Y.value, **draw)
+  except ValueError as error:
+    raise app.UsageError(str(error)) from None
+  for answer in answers:
+    verified = "" if answer.verified is None else f"  IDM {answer.verified:8.3f}"
+    print(f"{answer.logp:9.3f}{verified}  {answer.text}")
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["workdir", "x"])
+  app.run(main)

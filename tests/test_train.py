@@ -1,0 +1,208 @@
+"""Whole runs of `configs/test.py` in processes of their own: kills, signals, errors, two processes."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from swirl_jax import metrics
+from swirl_jax.predict import Predictor
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PATIENCE = 300  # seconds that a run may take before a test gives up
+
+
+def command(workdir, *overrides, module=("swirl_jax.main",)):
+  return [sys.executable, "-m", *module, "--config=configs/test.py", f"--workdir={workdir}",
+          *(f"--config.{o}" for o in overrides)]
+
+
+def start(workdir, *overrides):
+  return subprocess.Popen(command(workdir, *overrides), cwd=ROOT, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def run(workdir, *overrides):
+  """Exit code and output of a run that is left alone."""
+  process = start(workdir, *overrides)
+  out, _ = process.communicate(timeout=PATIENCE)
+  return process.returncode, out
+
+
+def rows(workdir, name="metrics.jsonl"):
+  """The rows of a log without what depends on the machine."""
+  return [{k: v for k, v in row.items() if k != "perf"}
+          for row in metrics.read_rows(pathlib.Path(workdir) / name)]
+
+
+def reached(workdir, stage):
+  """Whether a row of a stage is there."""
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  return path.exists() and f'"stage": "{stage}"' in path.read_text()
+
+
+def kill_when(workdir, condition, *overrides):
+  """SIGKILL, to the whole process group, as soon as the condition holds."""
+  process = start(workdir, *overrides)
+  end = time.monotonic() + PATIENCE
+  while not condition():
+    assert process.poll() is None, process.communicate()[0]
+    assert time.monotonic() < end
+    time.sleep(0.002)
+  os.killpg(process.pid, signal.SIGKILL)
+  process.wait()
+
+
+def same_ends(a, b):
+  """Both runs hold the same rows, but for `perf`, and models of the same bits."""
+  for name in ("metrics.jsonl", "evaluations.jsonl"):
+    assert rows(a, name) == rows(b, name), name
+  one, other = Predictor(str(a)).models, Predictor(str(b)).models
+  assert one.keys() == other.keys()
+  for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+  texts = [json.loads((pathlib.Path(w) / "samples.json").read_text()) for w in (a, b)]
+  assert texts[0] == texts[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A run that nobody touched."""
+  workdir = tmp_path_factory.mktemp("whole") / "run"
+  code, out = run(workdir)
+  assert code == 0, out
+  return workdir, out
+
+
+def test_a_run_leaves_what_reproduces_it(whole):
+  workdir, out = whole
+  for name in ("config.json", "versions.json", "dataset.json", "metrics.jsonl", "evaluations.jsonl",
+               "samples.json", "report.html"):
+    assert (workdir / name).stat().st_size > 0, name
+  stages = list(dict.fromkeys(row["stage"] for row in rows(workdir)))
+  assert stages == ["pretrain", "warmup_fwm", "warmup_idm", "phase1", "phase2", "labels_only",
+                    "pseudo_labels", "plain_phase1"]
+  positions = [row["position"] for row in rows(workdir)]
+  assert positions == sorted(set(positions))
+  scored = {(r["method"], r["model"], r["split"]) for r in rows(workdir, "evaluations.jsonl")}
+  for method in ("warmup", "swirl", "labels_only", "pseudo_labels", "plain_phase1"):
+    assert (method, "fwm", "test") in scored and (method, "fwm", "heldout") in scored
+  assert {("warmup", "idm", "test"), ("swirl", "idm", "test")} <= scored
+  assert "reward" in out or "phase1" in out  # the progress bar
+
+
+def test_starting_a_finished_run_again_does_nothing(whole):
+  workdir, _ = whole
+  before = {p: p.read_bytes() for p in workdir.glob("*.jsonl")}
+  saved = sorted(p.name for p in (workdir / "checkpoints").iterdir())
+  code, out = run(workdir)
+  assert code == 0, out
+  assert {p: p.read_bytes() for p in workdir.glob("*.jsonl")} == before
+  assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == saved
+
+
+def test_killed_anywhere_it_ends_with_the_same_bits(whole, tmp_path):
+  """SIGKILL in collection, warm-up, Phase I, an evaluation, a save and Phase II; one run after the other in one folder."""
+  workdir = tmp_path / "run"
+  kill_when(workdir, lambda: list(workdir.glob("data/**/incomplete.*")))
+  kill_when(workdir, lambda: reached(workdir, "warmup_fwm"))
+  kill_when(workdir, lambda: reached(workdir, "phase1"))
+  evaluating = lambda: any(  # noqa: E731  the last step of Phase I is logged, its evaluation is not
+    r["stage"] == "phase1" and r["step"] == 2 for r in metrics.read_rows(workdir / "metrics.jsonl"))
+  kill_when(workdir, evaluating)
+  kill_when(workdir, lambda: list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp")))
+  kill_when(workdir, lambda: reached(workdir, "phase2"))
+  code, out = run(workdir)
+  assert code == 0, out
+  same_ends(workdir, whole[0])
+
+
+def test_sigterm_saves_and_says_how_to_go_on(whole, tmp_path):
+  workdir = tmp_path / "run"
+  process = start(workdir)
+  end = time.monotonic() + PATIENCE
+  while not reached(workdir, "warmup_idm"):
+    assert process.poll() is None and time.monotonic() < end
+    time.sleep(0.005)
+  process.send_signal(signal.SIGTERM)
+  out, _ = process.communicate(timeout=PATIENCE)
+  assert process.returncode == 0, out
+  assert "goes on from here" in out and str(workdir) in out
+  assert list((workdir / "checkpoints").glob("*/MANIFEST.json"))
+  code, out = run(workdir)
+  assert code == 0, out
+  same_ends(workdir, whole[0])
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(whole, tmp_path):
+  workdir = tmp_path / "run"
+  kill_when(workdir, lambda: len(list((workdir / "checkpoints").glob("*/MANIFEST.json"))) == 2)
+  newest = max((p.parent for p in workdir.glob("checkpoints/*/MANIFEST.json")),
+               key=lambda p: int(p.name))
+  victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+  content = bytearray(victim.read_bytes())
+  content[len(content) // 2] ^= 1
+  victim.write_bytes(content)
+  code, out = run(workdir)
+  assert code == 0, out
+  assert victim.name in out and "damaged" in out
+  assert list((workdir / "checkpoints" / "damaged").iterdir())
+  same_ends(workdir, whole[0])
+
+
+def test_two_processes_equal_one(whole, tmp_path):
+  """Two processes with a device each, the batch split over both: log-probabilities meet, bits need not."""
+  workdir = tmp_path / "run"
+  short = ("compare=()", "swirl.iterations=0", "warmup_idm.steps=0")
+  launch = [sys.executable, "-m", "launch.local", "--processes=2", "--",
+            *command(workdir, "mesh.data=2", *short)]
+  done = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+  assert done.returncode == 0, done.stdout + done.stderr
+  one = [r for r in rows(whole[0]) if r["stage"] in ("pretrain", "warmup_fwm")]
+  two = rows(workdir)
+  assert [r["step"] for r in two] == [r["step"] for r in one]
+  for a, b in zip(one, two, strict=True):
+    assert abs(a["nll_y"] - b["nll_y"]) < 2e-3, (a, b)
+
+
+def test_another_config_is_refused(whole):
+  workdir, _ = whole
+  code, out = run(workdir, "seed=1")
+  assert code != 0 and "Traceback" not in out
+  assert "seed" in out and "0" in out and "1" in out
+
+
+@pytest.mark.parametrize(("override", "said"), [
+  ("model.n_heads=3", "n_heads"),
+  ("mesh.data=3", "mesh"),
+  ("phase1.group=1", "config.phase1: group = 1"),
+  ("model.max_len=20", "max_len = 20"),
+  ("data.fwm_labels=201", "201"),
+])  # fmt: skip
+def test_bad_settings_get_one_clear_error(override, said, tmp_path):
+  code, out = run(tmp_path / "run", override)
+  assert code != 0 and "Traceback" not in out, out
+  assert said in out
+  assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_mistyped_field_is_an_error(tmp_path):
+  code, out = run(tmp_path / "run", "phase1.temprature=0.5")
+  assert code != 0 and "temprature" in out
+
+
+def test_a_number_that_is_not_finite_stops_the_run(tmp_path):
+  workdir = tmp_path / "run"
+  code, out = run(workdir, "pretrain.optimizer.learning_rate=1e38", "pretrain.optimizer.clip_norm=0.0")
+  assert code != 0 and "Traceback" not in out, out
+  assert "stage pretrain" in out and "not finite" in out
+  (dumped,) = (workdir / "failed").iterdir()
+  with np.load(dumped) as found:
+    assert any("params" in name for name in found) and any(name.startswith("batch") for name in found)
