@@ -7,11 +7,12 @@
 What is compiled is `programs.phase_program`, the jitted function that `train.py` calls, on abstract
 arguments laid out as there (`tests/test_same_program.py` compares the jaxprs). Per phase:
 
-- arguments, outputs, temporaries and aliased (donated) bytes by the compiler's `memory_analysis()`;
+- arguments, outputs, temporaries, aliased (donated) bytes and the program's own size by the
+  compiler's `memory_analysis()`;
 - idle residents: the models that a run keeps on the chips beside the program's own arguments
   (`plan.needed`: float32 trees for later stages and the comparison at the end), at their most;
-- the sum, arguments + outputs - aliased + temporaries + idle, against the chip's memory. A GB is
-  10^9 bytes. Exits with 1 where it exceeds, or where the compiler finds no room.
+- the sum, arguments + outputs - aliased + temporaries + program + idle, against the chip's memory.
+  A GB is 10^9 bytes. Exits with 1 where it exceeds, or where the compiler finds no room.
 
 No FLOPs or seconds: `cost_analysis()` counts the body of a loop once.
 
@@ -23,6 +24,7 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing is run: two may compile at once
 
 import dataclasses  # noqa: E402
 import sys  # noqa: E402
@@ -36,13 +38,12 @@ from absl import app, flags  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from swirl_jax import phases, prompts, sharding  # noqa: E402
+from swirl_jax import phases, programs, prompts, rng, sharding  # noqa: E402
 from swirl_jax import plan as plans  # noqa: E402
-from swirl_jax import programs, rng  # noqa: E402
 from swirl_jax.data import tokenizers  # noqa: E402
 from swirl_jax.models import transformer  # noqa: E402
 from swirl_jax.settings import PHASES, Settings, from_config  # noqa: E402
-from swirl_jax.types import PolicyState, Segment, Transition  # noqa: E402
+from swirl_jax.types import Segment, Transition  # noqa: E402
 
 GB = 1e9
 MEMORY = {"v5p": 95, "v5e": 16, "v6e": 32}  # GB of a chip
@@ -115,9 +116,9 @@ def phase_call(
     prior=laid_out(frozen) if prior else None,
   )
   program = programs.phase_program(spec, state)
-  key = jax.eval_shape(lambda: rng.stream(jax.random.key(settings.seed), kind))
-  hyper = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), programs.hyper(phase))
-  return Call(program, (laid_out(state), slots, abstract_batch(phase, lengths, kind), key, hyper))
+  key = laid_out(jax.eval_shape(lambda: rng.stream(jax.random.key(settings.seed), kind)))
+  batch = abstract_batch(phase, lengths, kind)
+  return Call(program, (laid_out(state), slots, batch, key, programs.hyper(phase)))
 
 
 def abstract_params(players: programs.Roles) -> Any:
@@ -164,7 +165,7 @@ def idle_models(settings: Settings, kind: str) -> int:
   for index, stage in enumerate(plan):
     if stage.kind == kind:
       most = max(most, len(held))
-    held = (held | {stage.result}) & plans.needed(plan, index + 1, settings)
+    held = (held | {stage.result}) & plans.needed(plan, index + 1)
   return most
 
 
@@ -182,21 +183,24 @@ class Figures(NamedTuple):
   outputs: int
   temporaries: int
   aliased: int
+  program: int
   idle: int
   seconds: float
+  cpu_seconds: float
 
   @property
   def total(self) -> int:
-    return self.arguments + self.outputs - self.aliased + self.temporaries + self.idle
+    held = self.arguments + self.outputs - self.aliased + self.idle
+    return held + self.temporaries + self.program
 
 
 def measure(settings: Settings, kind: str) -> Figures:
   """Compiles a phase on the mesh that is set."""
   players, lengths = players_of(settings)
   call = phase_call(settings, players, lengths, kind)
-  clock = time.perf_counter()
+  clock, cpu = time.perf_counter(), time.process_time()
   compiled = call.program.lower(*call.arguments).compile()
-  seconds = time.perf_counter() - clock
+  seconds, cpu_seconds = time.perf_counter() - clock, time.process_time() - cpu
   found = compiled.memory_analysis()
   idle = idle_models(settings, kind) * bytes_per_chip(laid_out(abstract_params(players)))
   return Figures(
@@ -204,8 +208,10 @@ def measure(settings: Settings, kind: str) -> Figures:
     found.output_size_in_bytes,
     found.temp_size_in_bytes,
     found.alias_size_in_bytes,
+    found.generated_code_size_in_bytes,
     idle,
     seconds,
+    cpu_seconds,
   )
 
 
@@ -226,12 +232,11 @@ def describe(settings: Settings, kind: str) -> str:
 
 
 def report(figures: Figures, limit: float) -> str:
-  rows = [(name, getattr(figures, name)) for name in Figures._fields[:-1]]
+  rows = [(name, getattr(figures, name)) for name in Figures._fields[:-2]]
   lines = [f"  {name:12s} {size / GB:8.2f} GB" for name, size in [*rows, ("sum", figures.total)]]
   verdict = "fits" if figures.total <= limit else "DOES NOT FIT"
-  return "\n".join(
-    [*lines, f"  {verdict} in {limit / GB:g} GB; compiled in {figures.seconds:.0f} s"]
-  )
+  spent = f"compiled in {figures.seconds:.0f} s ({figures.cpu_seconds:.0f} CPU-s)"
+  return "\n".join([*lines, f"  {verdict} in {limit / GB:g} GB; {spent}"])
 
 
 def topology_mesh(settings: Settings, topology: str):
@@ -243,23 +248,18 @@ def topology_mesh(settings: Settings, topology: str):
   return sharding.make_mesh(data=m.data, fsdp=m.fsdp, tensor=m.tensor, devices=chips)
 
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The run's settings.")
-_TOPOLOGY = flags.DEFINE_string("topology", "v5p:4x4x4", "Chip and shape of the slice.")
-_PHASES = flags.DEFINE_list("phases", list(PHASES), "Which phases to compile.")
-
-
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  chip = _TOPOLOGY.value.split(":")[0]
+  chip = flags.FLAGS.topology.split(":")[0]
   if chip not in MEMORY:
-    raise app.UsageError(f"--topology={_TOPOLOGY.value}: known chips are {sorted(MEMORY)}.")
-  settings, limit = from_config(_CONFIG.value.to_dict()), MEMORY[chip] * GB
-  mesh = topology_mesh(settings, _TOPOLOGY.value)
-  print(f"{_TOPOLOGY.value}, mesh {dict(mesh.shape)}, per chip:", flush=True)
+    raise app.UsageError(f"--topology={flags.FLAGS.topology}: known chips are {sorted(MEMORY)}.")
+  settings, limit = from_config(flags.FLAGS.config.to_dict()), MEMORY[chip] * GB
+  mesh = topology_mesh(settings, flags.FLAGS.topology)
+  print(f"{flags.FLAGS.topology}, mesh {dict(mesh.shape)}, per chip:", flush=True)
   failed = False
   with jax.set_mesh(mesh):
-    for kind in _PHASES.value:
+    for kind in flags.FLAGS.phases:
       print(describe(settings, kind), flush=True)
       try:
         figures = measure(settings, kind)
@@ -275,5 +275,8 @@ def main(argv):
 
 
 if __name__ == "__main__":
+  config_flags.DEFINE_config_file("config", None, "The run's settings.")
+  flags.DEFINE_string("topology", "v5p:4x4x4", "Chip and shape of the slice.")
+  flags.DEFINE_list("phases", list(PHASES), "Which phases to compile.")
   flags.mark_flags_as_required(["config"])
   app.run(main)

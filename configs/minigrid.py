@@ -1,4 +1,8 @@
-"""MiniGrid rooms as text, from nothing to a report, on two CPU cores."""
+"""MiniGrid rooms as text, from nothing to a report, on two CPU cores.
+
+Every field of a run is here, so that every one can be set on the command line; what they mean is
+written where they are defined, in `swirl_jax/settings.py`.
+"""
 
 import ml_collections
 
@@ -7,30 +11,59 @@ def get_config():
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.weights = "separate"
-  c.world = {"name": "minigrid"}
-  c.data = {"fwm_labels": 300, "idm_labels": 4000}
+  c.world = {
+    "name": "minigrid", "seed": 0,
+    "labelled": 4000, "unlabelled": 16000, "validation": 400, "test": 600, "heldout": 300,
+  }
+  c.data = {"fwm_labels": 150, "idm_labels": 2000, "dir": ""}
   c.model = {
-    "d_model": 96, "n_layers": 3, "n_heads": 4, "n_kv_heads": 4, "head_dim": 24, "d_ff": 256, "scan_layers": False,
+    "d_model": 96, "n_layers": 3, "n_heads": 4, "n_kv_heads": 4, "head_dim": 24, "d_ff": 256,
+    "max_len": 0, "rope_theta": 10_000.0, "norm_eps": 1e-6, "activation": "silu",
+    "tie_embeddings": True, "scale_embedding": False, "qkv_bias": False, "qk_norm": False,
+    "scan_layers": False, "remat": "none", "dtype": "float32", "logprob_chunk": 2048,
   }
-  c.pretrain = sft(steps=1400, batch=64, learning_rate=1e-3)
-  c.warmup_fwm = sft(steps=800, batch=64, learning_rate=1e-3, schedule="constant", validate_every=100, patience=3)
-  c.warmup_idm = sft(steps=2500, batch=64, learning_rate=1e-3, schedule="constant", validate_every=200, patience=3)
-  c.swirl = {"iterations": 2, "order": ("phase1", "phase2")}
-  c.phase1 = {
-    "steps": 100, "prompts": 64, "keep": 32, "group": 8, "beta": 0.04, "anchor": 32, "anchor_weight": 0.5,
-    "optimizer": {"learning_rate": 3e-4, "warmup_steps": 10, "schedule": "constant"},
-  }
-  c.phase2 = {
-    "steps": 60, "prompts": 64, "keep": 32, "group": 8, "beta": 0.04, "anchor": 32, "anchor_weight": 0.5,
-    "optimizer": {"learning_rate": 1e-4, "warmup_steps": 10, "schedule": "constant"},
-  }
+  c.mesh = {"data": 1, "fsdp": 1, "tensor": 1, "rollout_gather": False}
+  c.pretrain = sft(steps=1000)
+  c.warmup_fwm = sft(steps=1200, schedule="constant", validate_every=100, patience=3)
+  c.warmup_idm = sft(steps=1200, schedule="constant", validate_every=200, patience=2)
+  c.swirl = {"iterations": 2, "order": ("phase1", "phase2"), "reset_reference": True}
+  c.phase1 = phase(steps=100, learning_rate=3e-4)
+  c.phase2 = phase(steps=50, learning_rate=1e-4)
   c.compare = ("labels_only", "pseudo_labels", "plain_phase1")
-  c.baseline = sft(steps=0, batch=64, learning_rate=1e-3)
+  c.baseline = sft(steps=0)
+  c.evaluation = {
+    "validation": 400, "test": 600, "heldout": 300, "batch": 100,
+    "best_of": 8, "turns": 5, "chains": 50, "gallery": 24,
+  }
+  c.checkpoint = {"every": 200, "keep": 2}
   return c
 
 
-def sft(*, steps, batch, learning_rate, schedule="cosine", validate_every=0, patience=0):
+def sft(*, steps, schedule="cosine", validate_every=0, patience=0):
+  """Supervised training; without `patience` it runs all its steps."""
   return {
-    "steps": steps, "batch": batch, "validate_every": validate_every, "patience": patience,
-    "optimizer": {"learning_rate": learning_rate, "warmup_steps": 20, "schedule": schedule},
+    "steps": steps, "batch": 64, "validate_every": validate_every, "patience": patience,
+    "optimizer": {
+      "learning_rate": 1e-3, "warmup_steps": 20, "schedule": schedule, "weight_decay": 0.0,
+      "clip_norm": 1.0,
+    },
+  }
+
+
+def phase(*, steps, learning_rate):
+  """Dynamic sampling (64 prompts rolled out, 32 kept) and a label anchor; 0 for both is the paper's
+  plain step."""
+  return {
+    "steps": steps, "prompts": 64, "keep": 32, "group": 8, "anchor": 32, "anchor_weight": 0.5,
+    "optimizer": {
+      "learning_rate": learning_rate, "warmup_steps": 10, "schedule": "constant",
+      "weight_decay": 0.0, "clip_norm": 1.0,
+    },
+    "temperature": 1.0, "top_k": 0, "top_p": 1.0,
+    "beta": 0.04, "kl": "k3", "kl_in": "loss", "reference": "snapshot",
+    "advantages": "grpo", "ratio": "token", "reduction": "token",
+    "clip_low": 0.2, "clip_high": 0.2, "inner_epochs": 1, "micro_batch": 0,
+    "reward": {"reduce": "mean", "floor": -10.0, "count_end": True, "prior": False},
+    "correct_sampler": False, "importance_cap": 2.0, "mask_truncated": False,
+    "latents": "fresh", "latent_temperature": 1.0, "latent_floor": -2.0,
   }

@@ -8,7 +8,6 @@
 Orbax restores flipped bits without noticing; the manifest notices. A background thread writes it
 once Orbax has committed and every byte is fsynced, and only then do older checkpoints go. The
 directory must lie on a POSIX file system that every process sees.
-Also here: SIGTERM, the config fields that may change on resume, dumps of a failing step.
 """
 
 import errno
@@ -17,22 +16,19 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import threading
-from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 from orbax.checkpoint.path import atomicity
 
-from swirl_jax.sharding import leaf_path
+from swirl_jax.files import fsync_folder, named_leaves, write_json_atomic
+from swirl_jax.hosts import any_process, from_first, is_first
 
 MANIFEST = "MANIFEST.json"
 DAMAGED = "damaged"
@@ -92,9 +88,9 @@ class Checkpointer:
     _check_json(meta)
     self.wait()
     path = self._path(position)
-    if _is_first() and path.exists() and not (path / MANIFEST).exists():
+    if is_first() and path.exists() and not (path / MANIFEST).exists():
       self._set_aside(position, f"{MANIFEST} is missing: it was never finished")
-    if _from_first(path.exists()):
+    if from_first(path.exists()):
       if (found := self._read_meta(position)) != meta:
         raise CheckpointError(f"position {position} is saved already in {path}, with another meta: "
                               f"found {found}, expected {meta}.")
@@ -113,7 +109,7 @@ class Checkpointer:
     if it failed on any."""
     self._join()
     error, self._error = self._error, None
-    if _any_process(error is not None):
+    if any_process(error is not None):
       raise error or CheckpointError(f"a save in {self.directory} failed on another process.")
 
   def close(self) -> None:
@@ -128,11 +124,11 @@ class Checkpointer:
     """
     self.wait()
     position = -1
-    if _is_first():
+    if is_first():
       if not self._read_only:
         self._sweep()
       position = next((p for p in reversed(self._positions()) if self._is_whole(p)), -1)
-    position = _from_first(position)
+    position = from_first(position)
     return None if position < 0 else (position, self._read_meta(position))
 
   def restore(self, position: int, template: Any, *, partial: bool = False) -> Any:
@@ -145,13 +141,13 @@ class Checkpointer:
     self.wait()
     path, error = self._path(position), None
     try:  # process 0 reads every byte, the others only the manifest
-      manifest = verify(path, contents=_is_first() and position not in self._verified)
+      manifest = verify(path, contents=is_first() and position not in self._verified)
     except CheckpointError as e:
       error = e
-    if _any_process(error is not None):
+    if any_process(error is not None):
       raise error or CheckpointError(f"checkpoint {path} is not whole.")
     self._verified.add(position)
-    wanted = dict(_named_leaves(template))
+    wanted = dict(named_leaves(template))
     _check_template(path, manifest["leaves"], wanted, partial)
     nested = _nest(wanted)
     state = self._orbax.restore(path, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(
@@ -209,7 +205,7 @@ class Checkpointer:
     and clears older ones away."""
     try:
       self._orbax.wait_until_finished()
-      if _is_first():
+      if is_first():
         write_manifest(self._path(position), table)
         for old in self._positions(with_manifest=True)[:-self._keep]:
           doomed = self.directory / f"{old}{_DELETING}"
@@ -240,7 +236,7 @@ def write_manifest(path: Path, leaves: dict[str, str]) -> None:
         "sha256": hashlib.file_digest(f, "sha256").hexdigest(),
       }
   for folder in [*(p for p in path.rglob("*") if p.is_dir()), path, path.parent]:
-    _fsync_folder(folder)
+    fsync_folder(folder)
   body = {"format": 1, "position": int(path.name), "leaves": leaves, "files": files}
   write_json_atomic(path / MANIFEST, {**body, "digest": _digest(body)})
 
@@ -283,118 +279,8 @@ def _problem(file: Path, *, size: int, sha256: str) -> str | None:
   return None
 
 
-def write_json_atomic(path: str | os.PathLike, obj: Any) -> None:
-  """Writes JSON so that `path` holds the old content or the new, even after a power cut."""
-  path = Path(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    with open(temporary, "w", encoding="utf-8") as f:
-      f.write(json.dumps(obj, indent=2, allow_nan=False) + "\n")
-      f.flush()
-      os.fsync(f.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-  _fsync_folder(path.parent)
-
-
-def dump(directory: str | os.PathLike, name: str, tree: Any) -> Path:
-  """Saves a pytree as directory/name.npz, or name-1.npz and so on: never over another file.
-
-  The arrays go by their leaf paths; bfloat16 is widened to float32 (exact), which npz can hold.
-  """
-  directory = Path(directory)
-  directory.mkdir(parents=True, exist_ok=True)
-  stems = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(1)))
-  path = next(p for stem in stems if not (p := directory / f"{stem}.npz").exists())
-  arrays = {key: _to_numpy(leaf) for key, leaf in _named_leaves(tree)}
-  _from_first(0)  # every process has picked the name by now
-  if _is_first():
-    with open(path, "xb") as f:
-      np.savez(f, **arrays)
-  return path
-
-
-def check_config(saved: dict, new: dict, may_change: Collection[str]) -> None:
-  """Raises ValueError where `new` differs from `saved` in fields that `may_change` doesn't name.
-
-  Fields are dotted paths; 'mesh' covers 'mesh.data'. Lists and tuples of equal items are equal.
-  """
-  old, now = (_flatten(json.loads(json.dumps(config))) for config in (saved, new))
-
-  def shown(config, field):
-    return json.dumps(config[field]) if field in config else "absent"
-
-  def allowed(field):
-    return any(field == name or field.startswith(f"{name}.") for name in may_change)
-
-  lines = "".join(f"\n  {field}: saved {shown(old, field)}, now {shown(now, field)}"
-                  for field in sorted(old.keys() | now.keys())
-                  if shown(old, field) != shown(now, field) and not allowed(field))
-  if lines:
-    raise ValueError(f"the config differs from the one this work directory was begun with:{lines}\n"
-                     f"May change on resume: {', '.join(sorted(may_change)) or 'nothing'}. "
-                     "Restore these values, or choose another work directory.")
-
-
-class PreemptionGuard:
-  """SIGTERM on any process asks all to stop: `with PreemptionGuard() as guard` around the loop.
-
-  One process: a handler sets a flag; the handler before is put back at the end. Several: JAX's
-  preemption service, whose own handler `jax.distributed.initialize` installs, picks a call that
-  no process has made yet, and `requested` is True from that call on. It goes by the number of
-  calls, so every process must call `requested` equally often, once a step.
-  """
-
-  _calls = itertools.count()  # of the process, as the service is: a second guard goes on counting
-
-  def __init__(self):
-    self._requested = False
-    self._previous = None
-
-  def __enter__(self) -> "PreemptionGuard":
-    if jax.process_count() == 1:
-      self._previous = signal.signal(signal.SIGTERM, self._on_signal)
-    return self
-
-  def __exit__(self, *_):
-    if jax.process_count() == 1:
-      signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
-
-  def _on_signal(self, number, frame):
-    self._requested = True
-
-  def requested(self) -> bool:
-    """Whether to save and stop; the same answer on every process. True stays True."""
-    if jax.process_count() > 1 and not self._requested:
-      self._requested = multihost_utils.reached_preemption_sync_point(next(self._calls))
-    return self._requested
-
-
-def _is_first() -> bool:
-  return jax.process_index() == 0
-
-
-def _any_process(flag: bool) -> bool:
-  """Whether `flag` holds on any process. Also a barrier."""
-  if jax.process_count() == 1:
-    return flag
-  return bool(multihost_utils.process_allgather(np.int32(flag)).any())
-
-
-def _from_first(value: int) -> int:
-  """Process 0's value. Also a barrier."""
-  if jax.process_count() == 1:
-    return value
-  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
-
-
-def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
-  return [(leaf_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-
-
 def _checked_leaves(state: Any) -> dict[str, jax.Array]:
-  named = _named_leaves(state)
+  named = named_leaves(state)
   for name, leaf in named:
     if not isinstance(leaf, jax.Array) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       raise TypeError(f"state leaf {name!r}: found {_describe(leaf)}, expected a jax.Array "
@@ -454,26 +340,8 @@ def _lookup(tree: dict[str, Any], name: str) -> Any:
   return tree
 
 
-def _flatten(config: dict, prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for key, value in config.items():
-    inner = isinstance(value, dict) and value
-    flat |= _flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-  return flat
-
-
 def _digest(body: dict) -> str:
   return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _to_numpy(leaf: Any) -> np.ndarray:
-  if isinstance(leaf, jax.Array):
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      leaf = jax.random.key_data(leaf)
-    if not leaf.is_fully_addressable:
-      leaf = multihost_utils.process_allgather(leaf, tiled=True)
-  array = np.asarray(leaf)
-  return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
@@ -482,11 +350,3 @@ def _is_disk_full(error: BaseException | None) -> bool:
       return True
     error = error.__cause__ or error.__context__
   return False
-
-
-def _fsync_folder(path: Path) -> None:
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)

@@ -1,4 +1,6 @@
-"""What a run reads: the splits as token arrays, and the batch of every step as a pure function of (seed, stage, step)."""
+"""What a run reads: the splits as token arrays, and the batch of every step as a pure function of
+(seed, stage, step).
+"""
 
 import dataclasses
 import functools
@@ -21,7 +23,9 @@ EVALUATED = ("validation", "test", "heldout")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
-  """A world's splits. `arrays`: tokenised training sources; `examples`: what evaluation scores; `summary`: counts for the report."""
+  """A world's splits. `arrays`: tokenised training sources; `examples`: what evaluation scores;
+  `summary`: counts for the report.
+  """
 
   world: builders.World
   arrays: Mapping[str, Transition]
@@ -34,7 +38,9 @@ class Data:
 
 
 class Latents(NamedTuple):
-  """Actions that the IDM wrote for every pair of a source: tokens int32 [N, T], mask bool [N, T], and their mean log-probability [N]."""
+  """Actions that the IDM wrote for every pair of a source: tokens int32 [N, T], mask bool [N, T],
+  and their mean log-probability [N].
+  """
 
   tokens: jax.Array
   mask: jax.Array
@@ -46,7 +52,9 @@ def lengths_of(world: builders.World) -> Lengths:
 
 
 def load(settings: Settings, data_dir: str) -> Data:
-  """Collects the world's data if it isn't there, and tokenises it. Raises ValueError for an empty split or a label budget beyond it."""
+  """Collects the world's data if it isn't there, and tokenises it. Raises ValueError for an empty
+  split or a label budget beyond it.
+  """
   own = {k: v for k, v in settings.world.items() if k != "name"}
   world = builders.get(settings.world["name"])
   builder = world.prepare(data_dir, **own)
@@ -65,8 +73,12 @@ def load(settings: Settings, data_dir: str) -> Data:
   splits = {name: info.num_examples for name, info in builder.info.splits.items()}
   counts = dict(builder.info.metadata or {})
   summary = {
-    "world": settings.world["name"], "splits": splits, "fwm_labels": d.fwm_labels, "idm_labels": d.idm_labels,
-    "dropped": {k: v["dropped"] for k, v in counts.items() if k in EVALUATED}, "counts": counts,
+    "world": settings.world["name"],
+    "splits": splits,
+    "fwm_labels": d.fwm_labels,
+    "idm_labels": d.idm_labels,
+    "dropped": {k: v["dropped"] for k, v in counts.items() if k in EVALUATED},
+    "counts": counts,
     "scored": {name: len(x.records) for name, x in examples.items()},
   }
   return Data(world, arrays, examples, summary)
@@ -84,16 +96,22 @@ def annotate(role: TransformerRole, params, data: Transition, *, batch: int) -> 
 
 
 def with_latents(data: Transition, latents: Latents, *, floor: float) -> Transition:
-  """The pairs whose action has a mean log-probability of at least `floor`, with that action. Raises ValueError where none is left."""
+  """The pairs whose action has a mean log-probability of at least `floor`, with that action. Raises
+  ValueError where none is left.
+  """
   keep = np.flatnonzero(np.asarray(latents.logp) >= floor)
   if not keep.size:
-    raise ValueError(f"latent_floor = {floor}: no annotated pair reaches it; the best has {np.max(latents.logp):.2f}.")
+    raise ValueError(
+      f"latent_floor = {floor}: no annotated pair reaches it; best: {np.max(latents.logp):.2f}."
+    )
   z = Segment(np.asarray(latents.tokens)[keep], np.asarray(latents.mask)[keep])
   return pipeline.take(data, keep)._replace(z=z)
 
 
 def widen(data: Transition, length: int) -> Transition:
-  """Pads z on the right to `length` tokens, so that labelled and annotated transitions fit in one batch."""
+  """Pads z on the right to `length` tokens, so that labelled and annotated transitions fit in one
+  batch.
+  """
   pad = [(0, 0), (0, length - data.z.tokens.shape[1])]
   return data._replace(z=Segment(np.pad(data.z.tokens, pad), np.pad(data.z.mask, pad)))
 

@@ -17,9 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-MASKED = (
-  -1e30
-)  # the logit of a token that isn't allowed: finite, so that 0 · logit is 0 in the entropy
+# The logit of a token that isn't allowed: finite, so that 0 · logit is 0 in the entropy.
+MASKED = -1e30
 
 
 def _chunks(x: jax.Array, width: int) -> jax.Array:

@@ -1,4 +1,6 @@
-"""`python -m swirl_jax.main --config=configs/minigrid.py --workdir=runs/minigrid`: trains, or goes on training."""
+"""`python -m swirl_jax.main --config=configs/minigrid.py --workdir=runs/minigrid`: trains, or goes
+on training.
+"""
 
 import os
 import sys
@@ -7,8 +9,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's settings.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; a run that was stopped goes on from here.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Where the run lives; a run that was stopped goes on from here."
+)
 _PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of this run into workdir/profile.")
+
 
 def main(argv):
   if len(argv) > 1:
@@ -24,6 +29,7 @@ def main(argv):
     jax.distributed.initialize(coordinator, count, index)
   from swirl_jax import train
   from swirl_jax.checkpoint import CheckpointError
+  from swirl_jax.stage_run import Preempted, TrainingError
 
   try:
     job = train.prepare(_CONFIG.value.to_dict(), _WORKDIR.value)
@@ -31,9 +37,13 @@ def main(argv):
     sys.exit(f"Nothing was started: {error}")
   try:
     table = train.train(job, profile=_PROFILE.value)
-  except train.Preempted:
-    print(f"Stopped by SIGTERM with everything saved. The same command, with --workdir={_WORKDIR.value}, goes on from here.", flush=True)
-  except (train.TrainingError, CheckpointError) as error:
+  except Preempted:
+    print(
+      "Stopped by SIGTERM with everything saved. The same command, with "
+      f"--workdir={_WORKDIR.value}, goes on from here.",
+      flush=True,
+    )
+  except (TrainingError, CheckpointError) as error:
     sys.exit(f"Stopped: {error}")
   else:
     print(table)

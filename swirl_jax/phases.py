@@ -148,8 +148,12 @@ def phase_step(
   experience, metrics = _collect(state, slots, batch.transition, key, hyper, spec)
   before, finite = state, metrics["nonfinite"].sum == 0
   for _ in range(spec.inner_epochs):
-    loss, grads, terms = _gradient(state.params, experience, batch.anchor, hyper, spec)
-    state, applied = sft.apply_update(state, grads, loss, hyper.schedule, optimizer=spec.optimizer)
+    with jax.named_scope("update"):
+      loss, grads, terms = _gradient(state.params, experience, batch.anchor, hyper, spec)
+    with jax.named_scope("optimizer"):
+      state, applied = sft.apply_update(
+        state, grads, loss, hyper.schedule, optimizer=spec.optimizer
+      )
     finite = finite & (applied["nonfinite"].sum == 0)
     metrics |= {"loss": Mean.of(loss), **terms, **applied}
   state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), state, before)
@@ -162,9 +166,10 @@ def _with_latent(
   """z ~ Q(. | x, y) of the frozen model, where the policy needs one and the batch carries none."""
   if spec.latent is None or transition.z is not None:
     return transition
-  drawn = spec.latent.rollout(
-    slots.frozen, transition, rng.stream(key, "latent"), hyper.latent_temperature
-  )
+  with jax.named_scope("latent"):
+    drawn = spec.latent.rollout(
+      slots.frozen, transition, rng.stream(key, "latent"), hyper.latent_temperature
+    )
   z = spec.latent.content(drawn)
   return transition._replace(z=Segment(z.tokens[:, 0], z.mask[:, 0]))
 
@@ -175,10 +180,12 @@ def _collect(
   """Rollouts, their rewards, the groups to keep, and the log-probabilities that the update compares
   with.
   """
-  drawn = spec.policy.rollout(
-    state.params, transition, rng.stream(key, "rollout"), hyper.temperature
-  )
-  reward = _micro(lambda t, d: _reward(slots, t, d, spec), (transition, drawn), spec)
+  with jax.named_scope("rollout"):
+    drawn = spec.policy.rollout(
+      state.params, transition, rng.stream(key, "rollout"), hyper.temperature
+    )
+  with jax.named_scope("reward"):
+    reward = _micro(lambda t, d: _reward(slots, t, d, spec), (transition, drawn), spec)
   metrics = _rollout_metrics(drawn, reward)
   if spec.keep:
     best = jax.lax.top_k(objectives.group_spread(reward), spec.keep)[1]
@@ -195,7 +202,8 @@ def _collect(
       spec.reference
     ]
     hidden = prompts.hide(transition, "z") if spec.reference == "prior" else transition
-    logp_ref = _micro(lambda t, s: logprobs(params, t, s), (hidden, target), spec)
+    with jax.named_scope("reference"):
+      logp_ref = _micro(lambda t, s: logprobs(params, t, s), (hidden, target), spec)
     if spec.kl_in == "reward":
       reward = objectives.k1_reward_penalty(
         reward, drawn.logp, logp_ref, drawn.mask, beta=hyper.beta, reduce=spec.reward.reduce

@@ -50,6 +50,7 @@ class Stage:
     return names - {None}
 
 
+SHARED = ("warm", "model")  # with shared weights: after the warm-up, after a phase
 FINAL = ("validation", "test", "heldout")
 
 
@@ -63,13 +64,15 @@ def make_plan(settings: Settings) -> tuple[Stage, ...]:
   for iteration in range(1, settings.swirl.iterations + 1):
     for position, kind in enumerate(settings.swirl.order):
       phase = getattr(settings, kind)
+      if not phase.steps:
+        continue
       field, other = ("y", "z") if kind == "phase1" else ("z", "y")
       if settings.swirl.reset_reference:
         reference[field] = now[field]
       updates[field] += phase.steps
-      last = iteration == settings.swirl.iterations and field not in _produced(
-        settings.swirl.order[position + 1 :]
-      )
+      later = settings.swirl.order[position + 1 :]
+      over = not later if shared else kind not in later
+      last = over and iteration == settings.swirl.iterations
       result = "model" if shared else ("fwm" if field == "y" else "idm")
       stages.append(
         Stage(
@@ -90,26 +93,35 @@ def make_plan(settings: Settings) -> tuple[Stage, ...]:
       )
       now = dict.fromkeys(now, result) if shared else now | {field: result}
   total = settings.swirl.iterations * settings.swirl.order.count("phase1") * settings.phase1.steps
-  stages += [_comparison(name, settings, warm, total) for name in settings.compare]
-  return tuple(stage for stage in stages if stage.steps)
+  if total:
+    stages += [_comparison(name, settings, warm, total) for name in settings.compare]
+  return tuple(stages)
 
 
-def final_models(settings: Settings) -> dict[str, str]:
-  """Which model is the FWM ("y") and the IDM ("z") when the run is over."""
-  if settings.weights == "shared":
-    return dict.fromkeys("yz", "model" if settings.swirl.iterations else "warm")
-  trained = _produced(settings.swirl.order) if settings.swirl.iterations else set()
-  return {
-    "y": "fwm" if "y" in trained else "warm_fwm",
-    "z": "idm" if "z" in trained else "warm_idm",
-  }
+def models_after(plan: tuple[Stage, ...], *methods: str) -> dict[str, str]:
+  """Which model is the FWM ("y") and which the IDM ("z") after the stages of the given methods."""
+  names = {}
+  for stage in plan:
+    if stage.method in methods and not stage.hide_z:
+      shared = stage.result in SHARED
+      names |= dict.fromkeys("yz" if shared else stage.fields, stage.result)
+  return names
 
 
-def needed(plan: tuple[Stage, ...], index: int, settings: Settings) -> set[str]:
+def warm_models(plan: tuple[Stage, ...]) -> dict[str, str]:
+  """The models that the alternation and every comparison start from."""
+  return models_after(plan, "warmup")
+
+
+def final_models(plan: tuple[Stage, ...]) -> dict[str, str]:
+  """The models that the run ends with."""
+  return models_after(plan, "warmup", "swirl")
+
+
+def needed(plan: tuple[Stage, ...], index: int) -> set[str]:
   """The models that stage `index` or a later one, or the end of the run, still reads."""
-  return set().union(
-    *(s.reads for s in plan[index:]), final_models(settings).values(), _warm_names(settings)
-  )
+  end = {*warm_models(plan).values(), *final_models(plan).values()}
+  return end.union(*(stage.reads for stage in plan[index:]))
 
 
 def paper_phase(phase: PhaseSettings) -> PhaseSettings:
@@ -125,14 +137,6 @@ def paper_phase(phase: PhaseSettings) -> PhaseSettings:
     reference="snapshot",
     reward=reward,
   )
-
-
-def _warm_names(settings: Settings) -> set[str]:
-  return {"warm"} if settings.weights == "shared" else {"warm_fwm", "warm_idm"}
-
-
-def _produced(order: tuple[str, ...]) -> set[str]:
-  return {"y" if kind == "phase1" else "z" for kind in order}
 
 
 def _uses_prior(phase: PhaseSettings) -> bool:

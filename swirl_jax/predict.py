@@ -1,4 +1,5 @@
-"""What a trained run says: the next state for a state and an action, or the action between two states.
+"""What a trained run says: the next state for a state and an action, or the action between two
+states.
 
     python -m swirl_jax.predict --workdir=runs/minigrid --x="..." --z="pick up the red key" --n=4
     python -m swirl_jax.predict --workdir=runs/minigrid --x="..." --y="..."
@@ -33,7 +34,7 @@ _VERIFY = flags.DEFINE_bool("verify", False, "Rank the predicted states by the I
 
 
 class Answer(NamedTuple):
-  """A completion; logp: Σ log-probability under its model; verified: mean log Q(z | x, ŷ) or None."""
+  """A completion; logp: Σ log-probability under its model; verified: mean log Q(z | x, ŷ)."""
 
   text: str
   logp: float
@@ -47,12 +48,17 @@ class Predictor:
     folder = pathlib.Path(workdir)
     path = folder / "config.json"
     if not path.exists():
-      raise ValueError(f"workdir = {workdir!r}: no config.json there, so it isn't the folder of a run.")
+      raise ValueError(
+        f"workdir = {workdir!r}: no config.json there, so it isn't the folder of a run."
+      )
     settings = from_config(json.loads(path.read_text()))
     self.world = builders.get(settings.world["name"])
     self.lengths = pipeline.Lengths(
-      self.world.state_len, self.world.state_len, self.world.action_len)
-    self.players = programs.make_roles(settings, self.world.tokenizer, inputs.lengths_of(self.world))
+      self.world.state_len, self.world.state_len, self.world.action_len
+    )
+    self.players = programs.make_roles(
+      settings, self.world.tokenizer, inputs.lengths_of(self.world)
+    )
     self.mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     with jax.set_mesh(self.mesh), Checkpointer(folder / "checkpoints", read_only=True) as found:
       latest = found.latest()
@@ -61,14 +67,25 @@ class Predictor:
       position, meta = latest
       self.names = _newest(settings, meta["models"])
       shape = jax.eval_shape(
-        functools.partial(transformer.init_params, self.players.fwm.config), jax.random.key(0))
+        functools.partial(transformer.init_params, self.players.fwm.config), jax.random.key(0)
+      )
       at = sharding.tree_shardings(shape, self.mesh)
-      shape = jax.tree.map(lambda s, a: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=a), shape, at)
+      shape = jax.tree.map(
+        lambda s, a: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=a), shape, at
+      )
       wanted = {"models": dict.fromkeys(self.names.values(), shape)}
       self.models = found.restore(position, wanted, partial=True)["models"]
 
-  def next_states(self, x: str, z: str, *, n: int = 1, temperature: float = 1.0, seed: int = 0,
-                  verify: bool = False) -> list[Answer]:
+  def next_states(
+    self,
+    x: str,
+    z: str,
+    *,
+    n: int = 1,
+    temperature: float = 1.0,
+    seed: int = 0,
+    verify: bool = False,
+  ) -> list[Answer]:
     """n states that may follow x under z, best first: by log-probability, or by the IDM."""
     transition = self._transition(x=x, z=z)
     answers, drawn = self._complete("y", transition, n, temperature, seed)
@@ -76,12 +93,15 @@ class Predictor:
       return sorted(answers, key=lambda a: -a.logp)
     spec = rewards.RewardSpec(reduce="mean", floor=None)
     with jax.set_mesh(self.mesh):
-      scores = jax.jit(functools.partial(rewards.frozen_reward, self.players.idm, field="y", spec=spec))(
-        self.models[self.names["z"]], transition, self.players.fwm.content(drawn))
+      scores = jax.jit(
+        functools.partial(rewards.frozen_reward, self.players.idm, field="y", spec=spec)
+      )(self.models[self.names["z"]], transition, self.players.fwm.content(drawn))
     checked = [a._replace(verified=float(s)) for a, s in zip(answers, scores[0], strict=True)]
     return sorted(checked, key=lambda a: -a.verified)
 
-  def actions(self, x: str, y: str, *, n: int = 1, temperature: float = 1.0, seed: int = 0) -> list[Answer]:
+  def actions(
+    self, x: str, y: str, *, n: int = 1, temperature: float = 1.0, seed: int = 0
+  ) -> list[Answer]:
     """n actions that may lead from x to y, the likeliest first."""
     answers, _ = self._complete("z", self._transition(x=x, y=y), n, temperature, seed)
     return sorted(answers, key=lambda a: -a.logp)
@@ -90,14 +110,19 @@ class Predictor:
     role = programs.sampler(self.players.of(field), group=n, greedy=n == 1)
     with jax.set_mesh(self.mesh):
       drawn = jax.jit(role.rollout)(
-        self.models[self.names[field]], transition, rng.stream(jax.random.key(seed), "predict"),
-        np.float32(temperature))
+        self.models[self.names[field]],
+        transition,
+        rng.stream(jax.random.key(seed), "predict"),
+        np.float32(temperature),
+      )
     tokens, mask, logp = (np.asarray(a)[0] for a in (drawn.tokens, drawn.mask, drawn.logp))
     texts = [self.world.tokenizer.decode(t[m]) for t, m in zip(tokens, mask, strict=True)]
     return [Answer(t, float(p.sum())) for t, p in zip(texts, logp, strict=True)], drawn
 
   def _transition(self, **texts: str) -> Transition:
-    """One transition [1, S] of the given texts; ValueError for a word that isn't in the vocabulary, or too many."""
+    """One transition [1, S] of the given texts; ValueError for a word that isn't in the vocabulary,
+    or too many.
+    """
     fields = {name: None for name in Transition._fields}
     for name, text in texts.items():
       ids, length = self.world.tokenizer.encode(text), getattr(self.lengths, name)
@@ -110,13 +135,15 @@ class Predictor:
 
 
 def _newest(settings, saved: list[str]) -> dict[str, str]:
-  """The trained models where there are any, else the warm ones; ValueError before the warm-up is over."""
-  wanted = plan.final_models(settings)
-  warm = {"y": "warm_fwm", "z": "warm_idm"} if settings.weights == "separate" else dict.fromkeys("yz", "warm")
-  names = {field: name if name in saved else warm[field] for field, name in wanted.items()}
+  """The trained models where there are any, else the warm ones; ValueError before the warm-up."""
+  stages = plan.make_plan(settings)
+  warm, final = plan.warm_models(stages), plan.final_models(stages)
+  names = {field: final[field] if final[field] in saved else warm[field] for field in "yz"}
   missing = sorted(set(names.values()) - set(saved))
   if missing:
-    raise ValueError(f"the run has not trained {', '.join(missing)} yet: its checkpoint holds {', '.join(saved)}.")
+    raise ValueError(
+      f"the run has not trained {', '.join(missing)} yet: its checkpoint holds {', '.join(saved)}."
+    )
   return names
 
 

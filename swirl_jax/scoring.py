@@ -7,13 +7,15 @@ import numpy as np
 from swirl_jax import metrics, rng
 from swirl_jax.data import transitions
 from swirl_jax.evaluation import multi_turn, one_step
-from swirl_jax.plan import Stage, final_models
+from swirl_jax.plan import Stage, final_models, warm_models
 from swirl_jax.programs import sampler
 from swirl_jax.roles import TransformerRole
 
 
 def stage_rows(run, stage: Stage) -> list[dict[str, Any]]:
-  """Rows of evaluations.jsonl for the model that a stage left: one for each of its parts and splits; for the IDM its latent actions too."""
+  """Rows of evaluations.jsonl for the model that a stage left: one for each of its parts and
+  splits; for the IDM its latent actions too.
+  """
   rows = []
   params = run.models[stage.result]
   for field in _scored_fields(run, stage):
@@ -22,10 +24,14 @@ def stage_rows(run, stage: Stage) -> list[dict[str, Any]]:
     for split in stage.splits:
       key = rng.stream(run.root, "evaluation", stage.name, stage.iteration, field, split)
       found = measure(role, params, run.data.examples[split], key=key, **_common(run, field))
-      rows.append(_row(stage, "fwm" if field == "y" else "idm", split, found["metrics"], found["by_episode"]))
+      rows.append(
+        _row(stage, "fwm" if field == "y" else "idm", split, found["metrics"], found["by_episode"])
+      )
     if field == "z":
       key = rng.stream(run.root, "evaluation", stage.name, stage.iteration, "latents")
-      rows.append(_row(stage, "latents", "validation", _latents(run, params, key, shown=0)["metrics"]))
+      rows.append(
+        _row(stage, "latents", "validation", _latents(run, params, key, shown=0)["metrics"])
+      )
   return rows
 
 
@@ -38,17 +44,23 @@ def _scored_fields(run, stage: Stage) -> tuple[str, ...]:
 
 
 def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-  """Rows for what is measured once: the ceiling that the IDM's best of n reaches on the warm FWM, and rollouts over several turns of the
-  warm and the final FWM; and what samples.json holds."""
+  """Rows for what is measured once: the ceiling that the IDM's best of n reaches on the warm FWM,
+  and rollouts over several turns of the warm and the final FWM; and what samples.json holds.
+  """
   e, data = run.settings.evaluation, run.data
-  shared = run.settings.weights == "shared"
-  warm = {"y": "warm", "z": "warm"} if shared else {"y": "warm_fwm", "z": "warm_idm"}
-  now = final_models(run.settings)
+  warm, now = warm_models(run.plan), final_models(run.plan)
   fwm, idm = _drawing(run, "y"), _drawing(run, "z")
   common = {k: v for k, v in _common(run, "y").items() if k != "world"}
   found = one_step.best_of(
-    fwm, run.models[warm["y"]], idm, run.models[warm["z"]], data.examples["validation"], n=e.best_of,
-    key=rng.stream(run.root, "evaluation", "best_of"), **common)
+    fwm,
+    run.models[warm["y"]],
+    idm,
+    run.models[warm["z"]],
+    data.examples["validation"],
+    n=e.best_of,
+    key=rng.stream(run.root, "evaluation", "best_of"),
+    **common,
+  )
   rows = [_final_row("warmup", "best_of", "validation", found["metrics"])]
 
   test = data.examples["test"]
@@ -56,7 +68,8 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   samples: dict[str, Any] = {}
   for method, name in (("warmup", warm["y"]), ("swirl", now["y"])):
     turns = multi_turn.multi_turn(
-      run.players.fwm, run.models[name], test, chains, batch=e.batch, world=data.world, shown=6)
+      run.players.fwm, run.models[name], test, chains, batch=e.batch, world=data.world, shown=6
+    )
     rows.append(_final_row(method, "multi_turn", "test", turns["metrics"]))
     samples["chains"] = turns["chains"]
   samples["gallery"] = _gallery(run, {"swirl": now["y"], "warmup": warm["y"]})
@@ -66,20 +79,37 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def perf(run, stage: Stage, found: dict[str, Any], seconds: float) -> dict[str, Any]:
-  """What depends on the machine: seconds of the step, tokens and samples per second, model FLOP utilisation where the peak is known, memory.
+  """What depends on the machine: seconds of the step, tokens and samples per second, model FLOP
+  utilisation where the peak is known, memory.
 
-  FLOPs are 2 per parameter and token of a forward pass and 6 of an update, embeddings left out; padding and attention scores don't count.
+  FLOPs are 2 per parameter and token of a forward pass and 6 of an update, embeddings left out;
+  padding and attention scores don't count.
   """
   lengths = run.data.lengths
-  samples = float(found["length"].weight) if "length" in found else float(stage.settings.batch * len(stage.fields))
-  tokens = float(found["length"].sum) if "length" in found else samples * (2 * lengths.state + lengths.action)
+  samples = (
+    float(found["length"].weight)
+    if "length" in found
+    else float(stage.settings.batch * len(stage.fields))
+  )
+  tokens = (
+    float(found["length"].sum)
+    if "length" in found
+    else samples * (2 * lengths.state + lengths.action)
+  )
   config = run.players.fwm.config
   matrices = config.n_layers * (
-    config.d_model * config.head_dim * 2 * (config.n_heads + config.n_kv_heads) + 3 * config.d_model * config.d_ff)
+    config.d_model * config.head_dim * 2 * (config.n_heads + config.n_kv_heads)
+    + 3 * config.d_model * config.d_ff
+  )
   weights = matrices + config.d_model * config.vocab_size
   scored = samples * (lengths.state + lengths.action)
   flops = weights * (8.0 * tokens + 2.0 * scored if "length" in found else 6.0 * tokens)
-  out = {"seconds": seconds, "tokens_per_second": tokens / seconds, "samples_per_second": samples / seconds, **metrics.memory()}
+  out = {
+    "seconds": seconds,
+    "tokens_per_second": tokens / seconds,
+    "samples_per_second": samples / seconds,
+    **metrics.memory(),
+  }
   used = metrics.mfu(flops, seconds, run.mesh.size)
   return out if used is None else out | {"mfu": used}
 
@@ -92,14 +122,26 @@ def _drawing(run, field: str) -> TransformerRole:
 
 def _common(run, field: str) -> dict[str, Any]:
   phase = run.settings.phase1 if field == "y" else run.settings.phase2
-  return {"temperature": phase.temperature, "batch": run.settings.evaluation.batch, "world": run.data.world}
+  return {
+    "temperature": phase.temperature,
+    "batch": run.settings.evaluation.batch,
+    "world": run.data.world,
+  }
 
 
 def _latents(run, params, key, *, shown: int) -> dict[str, Any]:
   """Latent actions of the first validation pairs, whose true actions are the reference."""
   split = one_step.head(run.data.examples["validation"], 400)
   reference = [record.z for record in split.records]
-  return one_step.latents(_drawing(run, "z"), params, split, key=key, shown=shown, reference=reference, **_common(run, "z"))
+  return one_step.latents(
+    _drawing(run, "z"),
+    params,
+    split,
+    key=key,
+    shown=shown,
+    reference=reference,
+    **_common(run, "z"),
+  )
 
 
 def _gallery(run, models: dict[str, str]) -> list[dict[str, Any]]:
@@ -107,18 +149,41 @@ def _gallery(run, models: dict[str, str]) -> list[dict[str, Any]]:
   test, shown = run.data.examples["test"], []
   for method, name in models.items():
     decoded = one_step.decode(
-      run.players.fwm, run.models[name], test.data, group=1, greedy=True, batch=run.settings.evaluation.batch)
+      run.players.fwm,
+      run.models[name],
+      test.data,
+      group=1,
+      greedy=True,
+      batch=run.settings.evaluation.batch,
+    )
     texts = one_step.texts(run.data.world.tokenizer, decoded)
-    rows = np.unique(np.linspace(0, len(texts) - 1, min(run.settings.evaluation.gallery, len(texts))).astype(int))
+    rows = np.unique(
+      np.linspace(0, len(texts) - 1, min(run.settings.evaluation.gallery, len(texts))).astype(int)
+    )
     shown += one_step.gallery(test, texts, rows.tolist(), method=method, split_name="test")
   return shown
 
 
 def _row(stage: Stage, model: str, split: str, found, by_episode=None) -> dict[str, Any]:
-  row = {"stage": stage.name, "iteration": stage.iteration, "method": stage.method, "model": model, "split": split,
-         "updates": stage.updates, "metrics": found}
+  row = {
+    "stage": stage.name,
+    "iteration": stage.iteration,
+    "method": stage.method,
+    "model": model,
+    "split": split,
+    "updates": stage.updates,
+    "metrics": found,
+  }
   return row if by_episode is None else row | {"by_episode": by_episode}
 
 
 def _final_row(method: str, model: str, split: str, found) -> dict[str, Any]:
-  return {"stage": "final", "iteration": 0, "method": method, "model": model, "split": split, "updates": 0, "metrics": found}
+  return {
+    "stage": "final",
+    "iteration": 0,
+    "method": method,
+    "model": model,
+    "split": split,
+    "updates": 0,
+    "metrics": found,
+  }

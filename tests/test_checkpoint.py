@@ -17,6 +17,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from swirl_jax import checkpoint as ckpt
+from swirl_jax import files, hosts
 from swirl_jax.checkpoint import Checkpointer, CheckpointError
 
 
@@ -368,12 +369,12 @@ def test_killed_amid_a_save(tmp_path):
 
 def test_guard_of_one_process():
   previous = signal.getsignal(signal.SIGTERM)
-  with ckpt.PreemptionGuard() as guard:
+  with hosts.PreemptionGuard() as guard:
     assert not guard.requested()
     os.kill(os.getpid(), signal.SIGTERM)
     assert guard.requested() and guard.requested()
   assert signal.getsignal(signal.SIGTERM) is previous
-  with ckpt.PreemptionGuard() as guard:
+  with hosts.PreemptionGuard() as guard:
     assert not guard.requested()
 
 
@@ -382,7 +383,9 @@ import sys, time, jax
 index, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=index)
 import numpy as np
-from swirl_jax.checkpoint import Checkpointer, PreemptionGuard, dump
+from swirl_jax.checkpoint import Checkpointer
+from swirl_jax.files import dump
+from swirl_jax.hosts import PreemptionGuard
 mesh = jax.make_mesh((2,), ("d",))
 sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
 x = jax.make_array_from_process_local_data(sharding, np.arange(4, dtype=np.float32) + 4 * index)
@@ -440,12 +443,12 @@ def test_check_config():
            "lora": {}}
   same = {"lora": {}, "phase": {"clip": [0.2, 0.3], "steps": 10}, "mesh": {"fsdp": 1, "data": 8},
           "seed": 1}
-  ckpt.check_config(saved, same, ())
-  ckpt.check_config(saved, {**saved, "mesh": {"data": 1}}, {"mesh"})
-  ckpt.check_config(saved, {**saved, "mesh": {"data": 1, "fsdp": 1}}, {"mesh.data"})
+  files.check_config(saved, same, ())
+  files.check_config(saved, {**saved, "mesh": {"data": 1}}, {"mesh"})
+  files.check_config(saved, {**saved, "mesh": {"data": 1, "fsdp": 1}}, {"mesh.data"})
   changed = {**saved, "seed": 2, "mesh": {"data": 1}, "phase": {"steps": 10}, "new": None}
   with pytest.raises(ValueError) as caught:
-    ckpt.check_config(saved, changed, {"steps", "mesh"})
+    files.check_config(saved, changed, {"steps", "mesh"})
   message = str(caught.value)
   assert "seed: saved 1, now 2" in message
   assert "phase.clip: saved [0.2, 0.3], now absent" in message
@@ -453,15 +456,15 @@ def test_check_config():
   assert "mesh.data" not in message and "phase.steps" not in message
   assert "May change on resume: mesh, steps." in message
   with pytest.raises(ValueError, match="meshes: saved absent"):
-    ckpt.check_config(saved, {**saved, "meshes": 1}, {"mesh"})
+    files.check_config(saved, {**saved, "meshes": 1}, {"mesh"})
 
 
 def test_write_json_atomic(tmp_path):
   path = tmp_path / "config.json"
-  ckpt.write_json_atomic(path, {"a": 1})
+  files.write_json_atomic(path, {"a": 1})
   for bad in ({"a": object()}, {"a": float("nan")}):
     with pytest.raises((TypeError, ValueError)):
-      ckpt.write_json_atomic(path, bad)
+      files.write_json_atomic(path, bad)
   assert path.read_text() == '{\n  "a": 1\n}\n'
   assert os.listdir(tmp_path) == ["config.json"]
 
@@ -469,7 +472,7 @@ def test_write_json_atomic(tmp_path):
 def test_dump_never_overwrites(tmp_path):
   tree = {"batch": {"x": jnp.arange(3)}, "half": jnp.asarray([1.5], jnp.bfloat16),
           "key": jax.random.key(3), "loss": np.float32("nan"), "none": None}
-  paths = [ckpt.dump(tmp_path / "d", "step-7", tree) for _ in range(3)]
+  paths = [files.dump(tmp_path / "d", "step-7", tree) for _ in range(3)]
   assert [p.name for p in paths] == ["step-7.npz", "step-7-1.npz", "step-7-2.npz"]
   for path, loaded in zip(paths, map(np.load, paths), strict=True):
     assert sorted(loaded) == ["batch/x", "half", "key", "loss"], path

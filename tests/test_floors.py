@@ -24,7 +24,7 @@ LINES = (
   (0, ("optimizer",)),
   (1, ("models/",)),
   (1, ("data/",)),
-  (1, ("checkpoint", "metrics")),
+  (1, ("checkpoint", "files", "hosts", "metrics")),
   (1, ("theory/exact", "theory/__init__")),
   (2, ("logprob", "sampling")),
   (2, ("prompts",)),
@@ -32,8 +32,21 @@ LINES = (
   (4, ("phases",)),
   (4, ("evaluation/",)),
   (5, ("theory/experiments",)),
-  (5, ("settings", "plan", "programs", "inputs", "scoring", "train", "report", "charts",
-       "findings")),
+  (
+    5,
+    (
+      "settings",
+      "plan",
+      "programs",
+      "inputs",
+      "scoring",
+      "stage_run",
+      "train",
+      "report",
+      "charts",
+      "findings",
+    ),
+  ),
   (6, ("main", "predict", "export")),
 )
 TOP = 6  # every __main__
@@ -153,7 +166,7 @@ def violations(root: Path) -> list[str]:
     for name in sorted(imported(ast.parse(path.read_text(), str(path)), ("configs",))):
       if name[0] not in ("ml_collections", "configs"):
         where = path.relative_to(root).as_posix()
-        found.append(f"{where} imports {'.'.join(name)}; a config imports ml_collections alone")
+        found.append(f"{where} imports {'.'.join(name)}; a config imports ml_collections or configs")
   return found
 
 
@@ -214,7 +227,6 @@ def test_the_checker_passes_a_house_that_stands(tmp_path):
     ("objectives", "import chex", "objectives.py imports chex; allowed: {'jax'}"),
     ("../configs/a", "import jax", "configs/a.py imports jax; a config imports ml_collections"),
     ("../configs/a", "from swirl_jax import types", "configs/a.py imports swirl_jax.types;"),
-    ("../configs/a", "from . import test", "configs/a.py imports configs.test; a config"),
   ],
 )
 def test_the_checker_can_fail(tmp_path, name, text, complaint):

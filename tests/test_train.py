@@ -20,13 +20,25 @@ PATIENCE = 300  # seconds that a run may take before a test gives up
 
 
 def command(workdir, *overrides, module=("swirl_jax.main",)):
-  return [sys.executable, "-m", *module, "--config=configs/test.py", f"--workdir={workdir}",
-          *(f"--config.{o}" for o in overrides)]
+  return [
+    sys.executable,
+    "-m",
+    *module,
+    "--config=configs/test.py",
+    f"--workdir={workdir}",
+    *(f"--config.{o}" for o in overrides),
+  ]
 
 
 def start(workdir, *overrides):
-  return subprocess.Popen(command(workdir, *overrides), cwd=ROOT, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, start_new_session=True)
+  return subprocess.Popen(
+    command(workdir, *overrides),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    start_new_session=True,
+  )
 
 
 def run(workdir, *overrides):
@@ -38,8 +50,10 @@ def run(workdir, *overrides):
 
 def rows(workdir, name="metrics.jsonl"):
   """The rows of a log without what depends on the machine."""
-  return [{k: v for k, v in row.items() if k != "perf"}
-          for row in metrics.read_rows(pathlib.Path(workdir) / name)]
+  return [
+    {k: v for k, v in row.items() if k != "perf"}
+    for row in metrics.read_rows(pathlib.Path(workdir) / name)
+  ]
 
 
 def reached(workdir, stage):
@@ -83,12 +97,27 @@ def whole(tmp_path_factory):
 
 def test_a_run_leaves_what_reproduces_it(whole):
   workdir, out = whole
-  for name in ("config.json", "versions.json", "dataset.json", "metrics.jsonl", "evaluations.jsonl",
-               "samples.json", "report.html"):
+  for name in (
+    "config.json",
+    "versions.json",
+    "dataset.json",
+    "metrics.jsonl",
+    "evaluations.jsonl",
+    "samples.json",
+    "report.html",
+  ):
     assert (workdir / name).stat().st_size > 0, name
   stages = list(dict.fromkeys(row["stage"] for row in rows(workdir)))
-  assert stages == ["pretrain", "warmup_fwm", "warmup_idm", "phase1", "phase2", "labels_only",
-                    "pseudo_labels", "plain_phase1"]
+  assert stages == [
+    "pretrain",
+    "warmup_fwm",
+    "warmup_idm",
+    "phase1",
+    "phase2",
+    "labels_only",
+    "pseudo_labels",
+    "plain_phase1",
+  ]
   positions = [row["position"] for row in rows(workdir)]
   assert positions == sorted(set(positions))
   scored = {(r["method"], r["model"], r["split"]) for r in rows(workdir, "evaluations.jsonl")}
@@ -109,13 +138,16 @@ def test_starting_a_finished_run_again_does_nothing(whole):
 
 
 def test_killed_anywhere_it_ends_with_the_same_bits(whole, tmp_path):
-  """SIGKILL in collection, warm-up, Phase I, an evaluation, a save and Phase II; one run after the other in one folder."""
+  """SIGKILL in collection, warm-up, Phase I, an evaluation, a save and Phase II; one run after the
+  other in one folder.
+  """
   workdir = tmp_path / "run"
   kill_when(workdir, lambda: list(workdir.glob("data/**/incomplete.*")))
   kill_when(workdir, lambda: reached(workdir, "warmup_fwm"))
   kill_when(workdir, lambda: reached(workdir, "phase1"))
   evaluating = lambda: any(  # noqa: E731  the last step of Phase I is logged, its evaluation is not
-    r["stage"] == "phase1" and r["step"] == 2 for r in metrics.read_rows(workdir / "metrics.jsonl"))
+    r["stage"] == "phase1" and r["step"] == 2 for r in metrics.read_rows(workdir / "metrics.jsonl")
+  )
   kill_when(workdir, evaluating)
   kill_when(workdir, lambda: list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp")))
   kill_when(workdir, lambda: reached(workdir, "phase2"))
@@ -144,8 +176,9 @@ def test_sigterm_saves_and_says_how_to_go_on(whole, tmp_path):
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(whole, tmp_path):
   workdir = tmp_path / "run"
   kill_when(workdir, lambda: len(list((workdir / "checkpoints").glob("*/MANIFEST.json"))) == 2)
-  newest = max((p.parent for p in workdir.glob("checkpoints/*/MANIFEST.json")),
-               key=lambda p: int(p.name))
+  newest = max(
+    (p.parent for p in workdir.glob("checkpoints/*/MANIFEST.json")), key=lambda p: int(p.name)
+  )
   victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
   content = bytearray(victim.read_bytes())
   content[len(content) // 2] ^= 1
@@ -158,11 +191,19 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(whole, tmp_pa
 
 
 def test_two_processes_equal_one(whole, tmp_path):
-  """Two processes with a device each, the batch split over both: log-probabilities meet, bits need not."""
+  """Two processes with a device each, the batch split over both: log-probabilities meet, bits need
+  not.
+  """
   workdir = tmp_path / "run"
   short = ("compare=()", "swirl.iterations=0", "warmup_idm.steps=0")
-  launch = [sys.executable, "-m", "launch.local", "--processes=2", "--",
-            *command(workdir, "mesh.data=2", *short)]
+  launch = [
+    sys.executable,
+    "-m",
+    "launch.local",
+    "--processes=2",
+    "--",
+    *command(workdir, "mesh.data=2", *short),
+  ]
   done = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
   assert done.returncode == 0, done.stdout + done.stderr
   one = [r for r in rows(whole[0]) if r["stage"] in ("pretrain", "warmup_fwm")]
@@ -180,7 +221,7 @@ def test_another_config_is_refused(whole):
 
 
 @pytest.mark.parametrize(("override", "said"), [
-  ("model.n_heads=3", "n_heads"),
+  ("model.n_kv_heads=3", "model.n_heads = 2 is not a multiple of model.n_kv_heads = 3"),
   ("mesh.data=3", "mesh"),
   ("phase1.group=1", "config.phase1: group = 1"),
   ("model.max_len=20", "max_len = 20"),
@@ -200,9 +241,13 @@ def test_a_mistyped_field_is_an_error(tmp_path):
 
 def test_a_number_that_is_not_finite_stops_the_run(tmp_path):
   workdir = tmp_path / "run"
-  code, out = run(workdir, "pretrain.optimizer.learning_rate=1e38", "pretrain.optimizer.clip_norm=0.0")
+  code, out = run(
+    workdir, "pretrain.optimizer.learning_rate=1e38", "pretrain.optimizer.clip_norm=0.0"
+  )
   assert code != 0 and "Traceback" not in out, out
   assert "stage pretrain" in out and "not finite" in out
   (dumped,) = (workdir / "failed").iterdir()
   with np.load(dumped) as found:
-    assert any("params" in name for name in found) and any(name.startswith("batch") for name in found)
+    assert any("params" in name for name in found) and any(
+      name.startswith("batch") for name in found
+    )

@@ -105,7 +105,7 @@ def take(data: Transition, rows: np.ndarray) -> Transition:
 
 
 class Batches:
-  """Endless shuffled batches of a tokenised split: `batches[step]` is a pure function of (seed, step).
+  """Endless shuffled batches of a tokenised split; `batches[step]` is a function of (seed, step).
 
   Every epoch passes over all records once, in an order of its own; a batch may straddle two epochs.
   Every process gathers the whole batch, and `sharding.put_batch` hands over its devices' rows.

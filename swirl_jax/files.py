@@ -1,0 +1,100 @@
+"""Files of a work directory: JSON that is never half-written, dumps, and the config on resume."""
+
+import itertools
+import json
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from swirl_jax.hosts import from_first, is_first
+from swirl_jax.sharding import leaf_path
+
+
+def write_json_atomic(path: str | os.PathLike, obj: Any) -> None:
+  """Writes JSON so that `path` holds the old content or the new, even after a power cut."""
+  path = Path(path)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    with open(temporary, "w", encoding="utf-8") as f:
+      f.write(json.dumps(obj, indent=2, allow_nan=False) + "\n")
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+  fsync_folder(path.parent)
+
+
+def dump(directory: str | os.PathLike, name: str, tree: Any) -> Path:
+  """Saves a pytree as directory/name.npz, or name-1.npz and so on: never over another file.
+
+  The arrays go by their leaf paths; bfloat16 is widened to float32 (exact), which npz can hold.
+  """
+  directory = Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  stems = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(1)))
+  path = next(p for stem in stems if not (p := directory / f"{stem}.npz").exists())
+  arrays = {key: _to_numpy(leaf) for key, leaf in named_leaves(tree)}
+  from_first(0)  # every process has picked the name by now
+  if is_first():
+    with open(path, "xb") as f:
+      np.savez(f, **arrays)
+  return path
+
+
+def check_config(saved: dict, new: dict, may_change: Collection[str]) -> None:
+  """Raises ValueError where `new` differs from `saved` in fields that `may_change` doesn't name.
+
+  Fields are dotted paths; 'mesh' covers 'mesh.data'. Lists and tuples of equal items are equal.
+  """
+  old, now = (_flatten(json.loads(json.dumps(config))) for config in (saved, new))
+
+  def shown(config, field):
+    return json.dumps(config[field]) if field in config else "absent"
+
+  def allowed(field):
+    return any(field == name or field.startswith(f"{name}.") for name in may_change)
+
+  lines = "".join(f"\n  {field}: saved {shown(old, field)}, now {shown(now, field)}"
+                  for field in sorted(old.keys() | now.keys())
+                  if shown(old, field) != shown(now, field) and not allowed(field))
+  if lines:
+    raise ValueError(f"the config differs from the one this work directory was begun with:{lines}\n"
+                     f"May change on resume: {', '.join(sorted(may_change)) or 'nothing'}. "
+                     "Restore these values, or choose another work directory.")
+
+
+def fsync_folder(path: Path) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+  return [(leaf_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for key, value in config.items():
+    inner = isinstance(value, dict) and value
+    flat |= _flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+  return flat
+
+
+def _to_numpy(leaf: Any) -> np.ndarray:
+  if isinstance(leaf, jax.Array):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
+    if not leaf.is_fully_addressable:
+      leaf = multihost_utils.process_allgather(leaf, tiled=True)
+  array = np.asarray(leaf)
+  return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array

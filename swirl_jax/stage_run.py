@@ -1,0 +1,210 @@
+"""One stage of a run: batch → step → log → validate → save, from its start or from a checkpoint."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from swirl_jax import inputs, metrics, phases, programs, rng, scoring, sharding
+from swirl_jax.data import pipeline
+from swirl_jax.evaluation import one_step
+from swirl_jax.files import dump
+from swirl_jax.plan import Stage
+
+
+class Preempted(Exception):
+  """SIGTERM came; everything is saved."""
+
+
+class TrainingError(RuntimeError):
+  """Loss, gradient or reward wasn't finite. The message names the step and what was saved."""
+
+
+class StageRun:
+  """One stage under way: the policy's state, what it reads, and the loop over its steps."""
+
+  def __init__(self, run, index: int, stage: Stage):
+    self.run, self.index, self.stage = run, index, stage
+    self.settings = stage.settings
+    self.is_phase = stage.kind != "sft"
+    self.best, self.latents, self.step = None, None, 0
+    self.early = {"score": -1.0, "bad": 0}
+    if self.is_phase:
+      shared = run.settings.weights == "shared"
+      self.spec = programs.phase_spec(self.settings, run.players, phase=stage.kind, shared=shared)
+      self.hyper = programs.hyper(dataclasses.replace(self.settings, steps=stage.steps))
+    else:
+      roles = tuple(run.players.of(field) for field in stage.fields)
+      self.spec = programs.sft_spec(self.settings, roles, hide_z=stage.hide_z)
+      self.hyper = programs.schedule(self.settings, stage.steps)
+
+  def begin(self) -> None:
+    run, stage = self.run, self.stage
+    config = run.players.fwm.config
+    start = (
+      run.models[stage.start]
+      if stage.start
+      else programs.initial_params(config, rng.stream(run.root, "init", stage.name))
+    )
+    self.state = programs.initial_state(self.spec.optimizer, start)
+    if "mixed" in stage.data or (
+      self.is_phase and stage.kind == "phase1" and self.settings.latents == "cached"
+    ):
+      logging.info("%s: annotating the unlabelled pairs.", stage.name)
+      frozen = programs.frozen_copy(run.models[stage.frozen], config)
+      found = inputs.annotate(
+        run.players.idm, frozen, run.data.arrays["unlabelled"], batch=run.settings.evaluation.batch
+      )
+      self.latents = jax.device_put(found, sharding.replicated(run.mesh))
+
+  def resume(self, meta, arrays) -> None:
+    self.step, self.early = meta["step"], meta["early"]
+    self.state, self.best, self.latents = arrays["state"], arrays.get("best"), arrays.get("latents")
+
+  def params(self) -> Any:
+    """What the stage leaves: the best on validation where it stops early, else the last."""
+    return self.state.params if self.best is None else self.best
+
+  def train(self) -> None:
+    """The loop: batch → step → log → validate → save."""
+    run, stage = self.run, self.stage
+    program, slots, batch_of = run.compiled(self.spec, self.state), self._slots(), self._batches()
+    title = stage.name + (
+      f" {stage.iteration}/{run.settings.swirl.iterations}" if stage.iteration else ""
+    )
+    saved_at = self.step
+    with metrics.Progress(stage.steps, initial=self.step, description=title) as bar:
+      while self.step < stage.steps and not self._stopped():
+        if run.guard.requested():
+          if self.step > saved_at:
+            self._save()
+          raise Preempted()
+        batch = batch_of(self.step)
+        clock = time.perf_counter()
+        if self.is_phase:
+          key = rng.stream(run.root, stage.name, stage.iteration, self.step)
+          self.state, found = program(self.state, slots, batch, key, self.hyper)
+        else:
+          self.state, found = program(self.state, batch, self.hyper)
+        found = jax.device_get(found)
+        self._check(found, batch)
+        row = self._row(found, time.perf_counter() - clock)
+        self.step += 1
+        self._validate(row)
+        run.position += 1
+        run.writer.write({"position": run.position, **row})
+        bar.update(1, **{k: row[k] for k in ("reward", "loss", "validation") if k in row})
+        if self.step % run.settings.checkpoint.every == 0 and self.step < stage.steps:
+          self._save()
+          saved_at = self.step
+
+  def _save(self) -> None:
+    arrays = {"state": self.state}
+    if self.best is not None:
+      arrays["best"] = self.best
+    if self.latents is not None:
+      arrays["latents"] = self.latents
+    self.run.save(self.index, step=self.step, stage=arrays, early=self.early)
+
+  def _stopped(self) -> bool:
+    patience = 0 if self.is_phase else self.settings.patience
+    return bool(patience) and self.early["bad"] >= patience
+
+  def _validate(self, row: dict[str, Any]) -> None:
+    """Early stopping: scores the live parameters and keeps the best."""
+    if self.is_phase or not self.settings.patience or self.step % self.settings.validate_every:
+      return
+    run = self.run
+    score = float(
+      np.mean(
+        [
+          one_step.quick(
+            run.players.of(field),
+            self.state.params,
+            run.data.examples["validation"],
+            batch=run.settings.evaluation.batch,
+            world=run.data.world,
+          )
+          for field in self.stage.fields
+        ]
+      )
+    )
+    row["validation"] = score
+    if score > self.early["score"]:
+      self.early = {"score": score, "bad": 0}
+      self.best = programs.copy(self.state.params)
+    else:
+      self.early = {**self.early, "bad": self.early["bad"] + 1}
+
+  def _slots(self) -> phases.Slots | None:
+    """The frozen trees of a phase, in the compute dtype; a tree that fills two slots is passed
+    once.
+    """
+    if not self.is_phase:
+      return None
+    run, stage, spec = self.run, self.stage, self.spec
+    freeze = lambda name: programs.frozen_copy(run.models[name], run.players.fwm.config)  # noqa: E731
+    prior = spec.reward.prior or spec.reference == "prior"
+    return phases.Slots(
+      frozen=freeze(stage.frozen),
+      reference=freeze(stage.reference) if spec.reference == "snapshot" else None,
+      prior=freeze("prior") if prior else None,
+    )
+
+  def _batches(self):
+    """step → the batch on the mesh."""
+    run, stage, s = self.run, self.stage, self.settings
+    arrays = run.data.arrays
+    seed = lambda what: inputs.seed_of(run.settings.seed, stage.name, stage.iteration, what)  # noqa: E731
+    put = lambda tree: sharding.put_batch(tree, run.mesh)  # noqa: E731
+    if self.is_phase:
+      pairs = arrays["unlabelled"]
+      if self.latents is not None:
+        pairs = inputs.with_latents(pairs, self.latents, floor=s.latent_floor)
+      prompts = pipeline.Batches(pairs, s.prompts, seed("prompts"))
+      if not s.anchor:
+        return lambda step: phases.Batch(put(prompts[step]))
+      labels = arrays["fwm_labels" if stage.kind == "phase1" else "idm_labels"]
+      anchors = pipeline.Batches(labels, s.anchor, seed("anchor"))
+      return lambda step: phases.Batch(put(prompts[step]), put(anchors[step]))
+    if stage.data == ("mixed",):
+      pseudo = inputs.with_latents(
+        arrays["unlabelled"], self.latents, floor=run.settings.phase1.latent_floor
+      )
+      labels = inputs.widen(arrays["fwm_labels"], pseudo.z.tokens.shape[1])
+      half = (
+        pipeline.Batches(labels, s.batch // 2, seed("labels")),
+        pipeline.Batches(pseudo, s.batch - s.batch // 2, seed("pseudo")),
+      )
+      return lambda step: (put(inputs.join(half[0][step], half[1][step])),)
+    sources = [pipeline.Batches(arrays[name], s.batch, seed(name)) for name in stage.data]
+    return lambda step: tuple(put(source[step]) for source in sources)
+
+  def _check(self, found, batch) -> None:
+    """Stops the run where a number isn't finite: the step left the state as it was, and both go to
+    disk.
+    """
+    if not found["nonfinite"].sum > 0:
+      return
+    run, stage = self.run, self.stage
+    name = f"{stage.name}-{stage.iteration}-{self.step}"
+    path = dump(run.folder / "failed", name, {"state": self.state, "batch": batch})
+    raise TrainingError(
+      f"stage {stage.name}, iteration {stage.iteration}, step {self.step}: loss, gradient or "
+      f"reward is not finite ({metrics.to_floats(found)}). The state before the step and its batch are in "
+      f"{path}; checkpoints are untouched."
+    )
+
+  def _row(self, found, seconds: float) -> dict[str, Any]:
+    stage = self.stage
+    perf = scoring.perf(self.run, stage, found, seconds)
+    return {
+      "stage": stage.name,
+      "iteration": stage.iteration,
+      "step": self.step,
+      **metrics.to_floats(found),
+      "perf": perf,
+    }

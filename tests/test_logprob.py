@@ -1,0 +1,148 @@
+"""Chunked log-probabilities: equal to `log_softmax` in value and gradient, in bounded memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from swirl_jax import logprob
+from swirl_jax.types import Mean
+
+N, T, D, V = 3, 7, 8, 13
+ALLOWED = np.array([True] * 4 + [False] * 3 + [True] * 6)
+
+
+def inputs(allowed=None):
+  rng = np.random.default_rng(0)
+  hidden = rng.normal(size=(N, T, D)).astype(np.float32)
+  head = rng.normal(size=(D, V)).astype(np.float32)
+  ids = np.arange(V) if allowed is None else np.flatnonzero(allowed)
+  targets = rng.choice(ids, (N, T)).astype(np.int32)
+  weights = rng.normal(size=(N, T)).astype(np.float32)
+  return hidden, head, targets, weights
+
+
+def plain(hidden, head, targets, allowed):
+  """log_softmax over [N, T, V] and its entropy."""
+  logits = hidden @ head
+  if allowed is not None:
+    logits = jnp.where(allowed.reshape(1, 1, -1), logits, -jnp.inf)
+  logp = jax.nn.log_softmax(logits)
+  p = jnp.exp(logp)
+  entropy = -jnp.where(p > 0, p * jnp.where(p > 0, logp, 0.0), 0.0).sum(-1)
+  return jnp.take_along_axis(logp, targets[..., None], -1)[..., 0], entropy
+
+
+# Any width: one token a row at a time, widths that do not divide T, more than there is.
+chunks = pytest.mark.parametrize(
+  "chunk, allowed", [(1, None), (3 * N, ALLOWED), (5 * N + 1, None), (10_000, ALLOWED)]
+)
+
+
+@chunks
+def test_token_logprobs_equal_log_softmax(chunk, allowed):
+  hidden, head, targets, weights = inputs(allowed)
+
+  def objective(f):
+    def run(hidden, head):
+      logp, entropy = f(hidden, head)
+      return (weights * jnp.exp(0.3 * logp)).sum() + (logp * logp[::-1]).sum(), (logp, entropy)
+
+    return jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(hidden, head)
+
+  chunked = functools.partial(logprob.token_logprobs, targets=targets, allowed=allowed, chunk=chunk)
+  (_, found), grads = objective(lambda h, w: chunked(h, w))
+  (_, expected), plain_grads = objective(lambda h, w: plain(h, w, targets, allowed))
+  assert all(a.shape == (N, T) and a.dtype == jnp.float32 for a in found)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+  for one, other in zip(grads, plain_grads, strict=True):
+    tiny.assert_gradients_close(one, other)
+
+
+@chunks
+def test_separable_loss_equals_log_softmax(chunk, allowed):
+  """A loss that is neither linear in logp nor blind to `data`, scaled from outside."""
+  hidden, head, targets, weights = inputs(allowed)
+  mask = np.arange(T) < np.array([[7], [2], [0]])
+
+  def token_loss(logp, entropy, data):
+    weight, mask = data
+    terms = jnp.where(mask, weight * jnp.square(logp) - weight * entropy, 0.0)
+    return terms, {"entropy": Mean.of(entropy, mask), "logp": Mean.of(logp, mask)}
+
+  def fused(hidden, head):
+    loss, metrics = logprob.separable_loss(
+      hidden, head, targets, (weights, mask), token_loss, allowed=allowed, chunk=chunk
+    )
+    return 3.0 * loss, metrics
+
+  def whole(hidden, head):
+    logp, entropy = plain(hidden, head, targets, allowed)
+    terms, metrics = token_loss(logp, jax.lax.stop_gradient(entropy), (weights, mask))
+    return 3.0 * terms.sum(), metrics
+
+  run = [jax.jit(jax.value_and_grad(f, (0, 1), has_aux=True))(hidden, head) for f in (fused, whole)]
+  (found, expected) = run
+  np.testing.assert_allclose(found[0][0], expected[0][0], rtol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found[0][1], expected[0][1])
+  assert found[0][1]["entropy"].weight == 9
+  for one, other in zip(found[1], expected[1], strict=True):
+    tiny.assert_gradients_close(one, other)
+  # Without a gradient the loss is the same number.
+  np.testing.assert_allclose(jax.jit(fused)(hidden, head)[0], expected[0][0], rtol=1e-5)
+
+
+def test_what_is_not_allowed_has_no_part():
+  """Whatever the logits of the other tokens are, value and gradient do not move."""
+  hidden, head, targets, weights = inputs(ALLOWED)
+
+  @jax.jit
+  def run(head):
+    def objective(head):
+      logp, entropy = logprob.token_logprobs(hidden, head, targets, allowed=ALLOWED, chunk=9)
+      return (weights * logp).sum(), entropy
+
+    return jax.value_and_grad(objective, has_aux=True)(head)
+
+  (value, entropy), grads = run(head)
+  (other, other_entropy), other_grads = run(np.where(ALLOWED[None], head, 50.0).astype(np.float32))
+  assert value == other and np.array_equal(entropy, other_entropy)
+  np.testing.assert_array_equal(grads, other_grads)
+  assert not np.asarray(grads)[:, ~ALLOWED].any()
+  assert np.asarray(grads)[:, ALLOWED].any(0).all()
+  assert (np.asarray(entropy) <= np.log(ALLOWED.sum())).all()
+
+
+def test_bfloat16_hidden_gives_float32_numbers():
+  hidden, head, targets, _ = inputs()
+  low = hidden.astype(jnp.bfloat16)
+  found = logprob.token_logprobs(low, head, targets, chunk=9)
+  expected = plain(low.astype(np.float32), head.astype(jnp.bfloat16).astype(np.float32), targets, None)
+  assert all(a.dtype == jnp.float32 for a in found)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize("form", ["separable", "three_passes"])
+def test_temporaries_of_a_large_vocabulary(form):
+  """V = 151,936, D = 256, 4,096 tokens, with gradient: at most 400 MB (whole logits are 2.5 GB)."""
+  rows, length, width, vocab, chunk = 8, 512, 256, 151_936, 128
+
+  def separable(hidden, head, targets):
+    terms = lambda logp, entropy, w: (-w * logp, Mean.of(entropy))  # noqa: E731
+    weights = jnp.ones(targets.shape)
+    return logprob.separable_loss(hidden, head, targets, weights, terms, chunk=chunk)
+
+  def three_passes(hidden, head, targets):
+    logp, entropy = logprob.token_logprobs(hidden, head, targets, chunk=chunk)
+    return jnp.exp(logp.mean(-1)).sum(), Mean.of(entropy)
+
+  loss = {"separable": separable, "three_passes": three_passes}[form]
+  program = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True)).lower(
+    jax.ShapeDtypeStruct((rows, length, width), jnp.float32),
+    jax.ShapeDtypeStruct((width, vocab), jnp.float32),
+    jax.ShapeDtypeStruct((rows, length), jnp.int32),
+  )
+  assert program.compile().memory_analysis().temp_size_in_bytes <= 400e6

@@ -1,0 +1,117 @@
+"""Templates: which tokens stand where, ragged pieces, what a group shares."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from swirl_jax import prompts
+from swirl_jax.types import Rollout, Segment, Transition
+
+T = tiny.TOKENIZER
+FWM, IDM = prompts.fwm_template(T), prompts.idm_template(T)
+
+
+def field(*rows, length=4):
+  tokens = np.zeros((len(rows), length), np.int32)
+  for i, row in enumerate(rows):
+    tokens[i, : len(row)] = row
+  mask = np.arange(length) < np.array([[len(r)] for r in rows])
+  return Segment(tokens, mask)
+
+
+X, Y, Z = field([10, 11, 12], [13]), field([20], [21, 22, 23, 24]), field([30, 31], [32], length=2)
+BATCH = Transition(X, Y, Z)
+
+
+def test_the_two_templates():
+  fwm, idm = prompts.prompt(FWM, BATCH), prompts.prompt(IDM, BATCH)
+  assert tiny.real(fwm, 0) == [T.bos, T.fwm, 30, 31, T.sep, 10, 11, 12, T.sep]
+  assert tiny.real(fwm, 1) == [T.bos, T.fwm, 32, T.sep, 13, T.sep]
+  assert tiny.real(idm, 0) == [T.bos, T.idm, 10, 11, 12, T.sep, 20, T.sep]
+  assert tiny.real(idm, 1) == [T.bos, T.idm, 13, T.sep, 21, 22, 23, 24, T.sep]
+  assert (FWM.target, FWM.end, IDM.target, IDM.end) == ("y", T.eos, "z", T.eos)
+  assert fwm.tokens.shape == (2, 2 + 4 + 1 + 2 + 1) and fwm.tokens.dtype == jnp.int32
+  assert np.asarray(fwm.mask)[:, -1].all()  # the prefill reads the last place
+
+
+def test_without_z_the_fwm_prompt_is_that_of_the_z_free_model():
+  hidden = prompts.hide(BATCH, "z")
+  assert tiny.real(prompts.prompt(FWM, hidden), 0) == [T.bos, T.fwm, T.sep, 10, 11, 12, T.sep]
+  assert hidden.y is Y and hidden.z.tokens.shape == (2, 0)
+  assert prompts.hide(BATCH._replace(z=None), "z").z.mask.shape == (2, 0)
+
+
+def test_a_missing_field_is_an_error():
+  with pytest.raises(ValueError, match="needs field 'z', but the transition has none"):
+    prompts.prompt(FWM, BATCH._replace(z=None))
+
+
+def test_with_end():
+  found = prompts.with_end(field([5, 6, 7, 8], [9], []), T.eos)
+  np.testing.assert_array_equal(
+    found.tokens, [[5, 6, 7, 8, T.eos], [9, T.eos, 0, 0, 0], [T.eos, 0, 0, 0, 0]]
+  )
+  np.testing.assert_array_equal(np.asarray(found.mask).sum(-1), [5, 2, 1])
+  groups = Segment(*(jnp.asarray(a)[:, None] for a in field([5, 6], [9])))
+  assert prompts.with_end(groups, T.eos).tokens.shape == (2, 1, 5)
+
+
+def test_content_leaves_out_the_end_marker_alone():
+  tokens = np.array([[[7, T.eos, 0], [7, 8, 9], [T.eos, 0, 0]]], np.int32)
+  mask = np.array([[[1, 1, 0], [1, 1, 1], [1, 0, 0]]], bool)
+  drawn = Rollout(tokens, mask, None, None, np.array([[True, False, True]]))
+  found = prompts.content(drawn, T.eos)
+  assert [tiny.real(found, 0, g) for g in range(3)] == [[7], [7, 8, 9], []]
+
+
+def rows(parts, b, g):
+  own = [] if parts.own is None else tiny.real(parts.own, b, g)
+  return tiny.real(parts.shared, b) + own
+
+
+def test_scored_shares_what_it_can():
+  """The prompt in two parts: the group's own begins at the first field that differs by sample."""
+  rng = np.random.default_rng(0)
+  target = tiny.segment(rng, (2, 3), 5)
+  alone = prompts.scored(FWM, BATCH, target)
+  assert alone.own is None and rows(alone, 1, 0) == tiny.real(prompts.prompt(FWM, BATCH), 1)
+  assert alone.target is target
+
+  sampled = tiny.segment(rng, (2, 3), 4, low=0)
+  for template, batch, length in (
+    (IDM, BATCH._replace(y=sampled), 2 + 4 + 1),
+    (IDM, BATCH._replace(x=sampled), 2),  # y stands behind x, and is repeated for the group
+    (FWM, BATCH._replace(z=sampled), 2),
+    (FWM, BATCH._replace(x=sampled), 2 + 2 + 1),
+  ):
+    parts = prompts.scored(template, batch, target)
+    assert parts.shared.tokens.shape == (2, length) and parts.own.tokens.shape[:2] == (2, 3)
+    assert np.asarray(parts.own.mask)[..., -1].all()
+    for b in range(2):
+      for g in range(3):
+        lone = jax.tree.map(lambda a, b=b, g=g: a[b, g] if a.ndim == 3 else a[b], batch)
+        lone = jax.tree.map(lambda a: a[None], lone)
+        assert rows(parts, b, g) == tiny.real(prompts.prompt(template, lone), 0)
+
+
+def test_per_sample():
+  found = prompts.per_sample(Z, 3)
+  assert found.tokens.shape == (2, 3, 2) and prompts.per_sample(found, 3) is found
+  np.testing.assert_array_equal(found.tokens[:, 2], Z.tokens)
+
+
+@pytest.mark.parametrize(
+  "prompt, target, message",
+  [
+    (((1,), "w", (3,)), "y", "unknown field 'w'; allowed: x, y, z"),
+    (((1,), "x", (3,)), "answer", "unknown field 'answer'"),
+    (("x", (3,)), "y", "must begin and end with literal tokens"),
+    (((1,), "x"), "y", "must begin and end with literal tokens"),
+    (((1,),), "y", "must begin and end with literal tokens"),
+  ],
+)
+def test_impossible_templates(prompt, target, message):
+  with pytest.raises(ValueError, match=message):
+    prompts.Template(prompt, target, 2)

@@ -1,0 +1,101 @@
+"""Supervised steps: cross entropy by hand, shared roles add, what is not finite changes nothing."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from swirl_jax import prompts, sft
+from swirl_jax.optimizer import AdamW, Schedule
+from swirl_jax.types import Segment
+
+CONFIG = tiny.config(n_layers=1)
+PARAMS = tiny.params(CONFIG, seed=2)
+FWM, IDM = tiny.fwm(CONFIG), tiny.idm(CONFIG)
+EOS = tiny.TOKENIZER.eos
+BATCHES = (tiny.transitions(1, 3), tiny.transitions(2, 2))
+SCHEDULE = Schedule(*(np.float32(v) for v in (0.01, 0, 10)))
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def step(state, batch, schedule, spec):
+  return sft.sft_step(state, batch, schedule, spec=spec)
+
+
+def cross_entropy(role, params, batch):
+  """−mean log p over every token of the field and its end marker, whole sequences in a row."""
+  target = prompts.with_end(Segment(*(a[:, None] for a in getattr(batch, role.field))), EOS)
+  logp = tiny.plain_logprobs(role, params, batch, target)
+  return -jnp.where(target.mask, logp, 0.0).sum() / target.mask.sum()
+
+
+SHARED = sft.SftSpec((FWM, IDM), tiny.PLAIN)
+
+
+def test_a_step_of_shared_weights_is_the_sum_of_two_cross_entropies():
+  """Loss and gradient; each role has a batch of its own, of another size."""
+  state, metrics = step(tiny.state(PARAMS), BATCHES, SCHEDULE, spec=SHARED)
+
+  @jax.jit
+  @jax.value_and_grad
+  def plain(params):
+    return cross_entropy(FWM, params, BATCHES[0]) + cross_entropy(IDM, params, BATCHES[1])
+
+  loss, grads = plain(PARAMS)
+  np.testing.assert_allclose(metrics["loss"].sum, loss, rtol=1e-5)
+  tiny.assert_gradients_close(tiny.gradient(state), grads)
+  assert metrics["loss"].weight == 1 and metrics["nonfinite"].sum == 0 and state.step == 1
+  parts = [metrics[f"nll_{field}"] for field in "yz"]
+  np.testing.assert_allclose(sum(m.sum / m.weight for m in parts), loss, rtol=1e-5)
+
+
+def test_metrics_equal_the_reference_by_hand():
+  _, metrics = step(tiny.state(PARAMS), BATCHES, SCHEDULE, spec=SHARED)
+  for role, batch in zip((FWM, IDM), BATCHES, strict=True):
+    nll = entropy = count = 0.0
+    for b in range(len(batch.x.tokens)):
+      fields = {name: tiny.real(getattr(batch, name), b) for name in "xyz"}
+      prompt, answer = tiny.prompt_ids(role, **fields), fields[role.field]
+      nll -= tiny.numpy_logprobs(PARAMS, CONFIG, prompt, [*answer, EOS]).sum()
+      logp = tiny.log_softmax(tiny.numpy_logits(PARAMS, CONFIG, prompt + answer))
+      logp = logp[len(prompt) - 1 :]
+      entropy -= (np.exp(logp) * logp).sum()
+      count += len(answer) + 1
+    for name, value in (("nll", nll), ("entropy", entropy)):
+      found = metrics[f"{name}_{role.field}"]
+      np.testing.assert_allclose([found.sum, found.weight], [value, count], rtol=1e-5)
+
+
+def test_z_free_training_sees_no_z():
+  """The prompt is the one without z, whether the batch has an action, another, or none."""
+  role, params = tiny.TableRole("y", group=1, length=3), tiny.table(0)
+  batch = tiny.table_transitions(0, 4)
+  other = batch._replace(z=tiny.table_transitions(9, 4).z)
+  found = [
+    tiny.gradient(step(tiny.state(params), (b,), SCHEDULE, spec=spec)[0])["table"]
+    for spec in (sft.SftSpec((role,), tiny.PLAIN, hide_z=True), sft.SftSpec((role,), tiny.PLAIN))
+    for b in (batch, other, batch._replace(z=None))[: 3 if spec.hide_z else 2]
+  ]
+  np.testing.assert_array_equal(found[0], found[1])
+  np.testing.assert_array_equal(found[0], found[2])
+  assert not np.asarray(found[0])[:, 1:].any()  # all at the table's place for "no action"
+  assert np.asarray(found[3])[:, 3:].any() and not np.array_equal(found[3], found[4])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_changes_nothing(bad):
+  """Parameters, moments and step come back bit for bit, and the metric says so."""
+  table = tiny.table(0)
+  good = tiny.TableRole("y", group=1, length=3)
+  batch = (tiny.table_transitions(0, 4),)
+  spec = sft.SftSpec((good,), AdamW())
+  state, metrics = step(tiny.state(table, AdamW()), batch, SCHEDULE, spec=spec)
+  assert metrics["nonfinite"].sum == 0 and not np.array_equal(state.params["table"], table["table"])
+  x, z = (s.tokens[0, 0] for s in (batch[0].x, batch[0].z))
+  broken = state._replace(params={"table": state.params["table"].at[x, z, 0, 5].set(bad)})
+  after, metrics = step(broken, batch, SCHEDULE, spec=spec)
+  assert metrics["nonfinite"].sum == 1
+  jax.tree.map(np.testing.assert_array_equal, after, broken)
