@@ -7,8 +7,9 @@ respect to the hidden states and the head: by `logprob.separable_loss` (fused: t
 in the forward scan), by `logprob.token_logprobs` (three passes over the head, for any objective),
 and by `jax.nn.log_softmax` on all logits. Temporaries are the compiler's, by `memory_analysis()`
 (without arguments and results: the head and its gradient are 156 MB each); CPU-seconds are those of
-1,024 tokens, the least of the repeats. Exits with 1 where a form of ours exceeds 400 MB at its
-default chunk, or doesn't compute the value of `log_softmax`.
+1,024 tokens, the least of the repeats. Exits with 1 where a form of ours exceeds 400 MB at a
+chunk of 256 tokens (`model.logprob_chunk`, whose default of 2,048 is for small vocabularies), or
+where its loss isn't that of `log_softmax`.
 """
 
 import argparse

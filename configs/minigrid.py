@@ -15,7 +15,7 @@ def get_config():
     "name": "minigrid", "seed": 0,
     "labelled": 4000, "unlabelled": 16000, "validation": 400, "test": 600, "heldout": 300,
   }
-  c.data = {"fwm_labels": 150, "idm_labels": 2000, "dir": ""}
+  c.data = {"fwm_labels": 150, "idm_labels": 1000, "dir": ""}
   c.model = {
     "d_model": 96, "n_layers": 3, "n_heads": 4, "n_kv_heads": 4, "head_dim": 24, "d_ff": 256,
     "max_len": 0, "rope_theta": 10_000.0, "norm_eps": 1e-6, "activation": "silu",
@@ -27,7 +27,7 @@ def get_config():
   c.warmup_fwm = sft(steps=1200, schedule="constant", validate_every=100, patience=3)
   c.warmup_idm = sft(steps=1200, schedule="constant", validate_every=200, patience=2)
   c.swirl = {"iterations": 2, "order": ("phase1", "phase2"), "reset_reference": True}
-  c.phase1 = phase(steps=100, learning_rate=3e-4)
+  c.phase1 = phase(steps=150, learning_rate=3e-4)
   c.phase2 = phase(steps=50, learning_rate=1e-4)
   c.compare = ("labels_only", "pseudo_labels", "plain_phase1")
   c.baseline = sft(steps=0)

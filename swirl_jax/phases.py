@@ -322,16 +322,16 @@ def _split(tree, spec: PhaseSpec):
   """
 
   def split(a):
-    micro = spec.micro_batch or size
-    count = max(1, size // micro)
-    if a.shape[0] % count:
+    if size % micro or a.shape[0] % count:
       raise ValueError(
-        f"phase.micro_batch = {spec.micro_batch}: {a.shape[0]} rows do not divide into {count} "
-        "micro-batches."
+        f"phase.micro_batch = {spec.micro_batch}: {size} prompts and {a.shape[0]} rows beside them "
+        "must divide into micro-batches of it."
       )
     return a.reshape(a.shape[0] // count, count, *a.shape[1:]).swapaxes(0, 1)
 
   size = jax.tree.leaves(tree)[0].shape[0]
+  micro = spec.micro_batch or size
+  count = size // micro
   return jax.tree.map(split, tree)
 
 

@@ -51,7 +51,7 @@ def test_token_logprobs_equal_log_softmax(chunk, allowed):
       logp, entropy = f(hidden, head)
       return (weights * jnp.exp(0.3 * logp)).sum() + (logp * logp[::-1]).sum(), (logp, entropy)
 
-    return jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(hidden, head)
+    return tiny.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(hidden, head)
 
   chunked = functools.partial(logprob.token_logprobs, targets=targets, allowed=allowed, chunk=chunk)
   (_, found), grads = objective(lambda h, w: chunked(h, w))
@@ -84,22 +84,26 @@ def test_separable_loss_equals_log_softmax(chunk, allowed):
     terms, metrics = token_loss(logp, jax.lax.stop_gradient(entropy), (weights, mask))
     return 3.0 * terms.sum(), metrics
 
-  run = [jax.jit(jax.value_and_grad(f, (0, 1), has_aux=True))(hidden, head) for f in (fused, whole)]
+  run = [
+    tiny.jit(jax.value_and_grad(f, (0, 1), has_aux=True))(hidden, head) for f in (fused, whole)
+  ]
   (found, expected) = run
   np.testing.assert_allclose(found[0][0], expected[0][0], rtol=1e-5)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found[0][1], expected[0][1])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found[0][1], expected[0][1]
+  )
   assert found[0][1]["entropy"].weight == 9
   for one, other in zip(found[1], expected[1], strict=True):
     tiny.assert_gradients_close(one, other)
   # Without a gradient the loss is the same number.
-  np.testing.assert_allclose(jax.jit(fused)(hidden, head)[0], expected[0][0], rtol=1e-5)
+  np.testing.assert_allclose(tiny.jit(fused)(hidden, head)[0], expected[0][0], rtol=1e-5)
 
 
 def test_what_is_not_allowed_has_no_part():
   """Whatever the logits of the other tokens are, value and gradient do not move."""
   hidden, head, targets, weights = inputs(ALLOWED)
 
-  @jax.jit
+  @tiny.jit
   def run(head):
     def objective(head):
       logp, entropy = logprob.token_logprobs(hidden, head, targets, allowed=ALLOWED, chunk=9)
@@ -120,7 +124,9 @@ def test_bfloat16_hidden_gives_float32_numbers():
   hidden, head, targets, _ = inputs()
   low = hidden.astype(jnp.bfloat16)
   found = logprob.token_logprobs(low, head, targets, chunk=9)
-  expected = plain(low.astype(np.float32), head.astype(jnp.bfloat16).astype(np.float32), targets, None)
+  expected = plain(
+    low.astype(np.float32), head.astype(jnp.bfloat16).astype(np.float32), targets, None
+  )
   assert all(a.dtype == jnp.float32 for a in found)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
 

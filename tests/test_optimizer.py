@@ -91,7 +91,10 @@ def test_changing_a_traced_number_compiles_nothing():
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"schedule": "linear"}, r"optimizer\.schedule = 'linear': allowed are \['cosine', 'constant'\]"),
+    (
+      {"schedule": "linear"},
+      r"optimizer\.schedule = 'linear': allowed are \['cosine', 'constant'\]",
+    ),
     ({"weight_decay": -0.1}, r"optimizer\.weight_decay = -0\.1: allowed is 0 or more"),
     ({"clip_norm": -1.0}, r"optimizer\.clip_norm = -1\.0"),
   ],

@@ -26,7 +26,7 @@ def sampled(length):
   return out
 
 
-@functools.partial(jax.jit, static_argnames=("role", "field", "spec"))
+@functools.partial(tiny.jit, static_argnames=("role", "field", "spec"))
 def reward(role, params, transition, given, field, spec):
   return rewards.frozen_reward(role, params, transition, given, field, spec=spec)
 
@@ -77,7 +77,7 @@ def test_actions_that_differ_by_sample_and_fields_by_sample():
 def test_no_gradient_leaves_the_reward():
   given = sampled(tiny.STATE)
 
-  @jax.jit
+  @tiny.jit
   @jax.grad
   def grads_of(params):
     return rewards.frozen_reward(IDM, params, BATCH, given, "y", spec=RewardSpec()).sum()
@@ -92,7 +92,7 @@ def test_prior_reward_is_the_z_free_log_probability_of_the_sample():
   drawn = Rollout(np.asarray(target.tokens), np.asarray(target.mask), None, None, None)
   for spec in (RewardSpec(prior=True), RewardSpec(reduce="sum", floor=-9.0, prior=True)):
     run = functools.partial(rewards.prior_reward, role, spec=spec)
-    found = jax.jit(lambda p, run=run: run(p, BATCH, drawn))(PARAMS)
+    found = tiny.jit(lambda p, run=run: run(p, BATCH, drawn))(PARAMS)
     for b, g in np.ndindex(2, 3):
       prompt = tiny.prompt_ids(FWM, x=tiny.real(BATCH.x, b), z=[])
       logp = tiny.numpy_logprobs(PARAMS, CONFIG, prompt, tiny.real(target, b, g))

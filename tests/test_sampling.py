@@ -49,7 +49,7 @@ TRUNCATIONS = {
 truncations = pytest.mark.parametrize("cut", TRUNCATIONS.values(), ids=TRUNCATIONS)
 
 
-@functools.partial(jax.jit, static_argnames="decoding")
+@functools.partial(tiny.jit, static_argnames="decoding")
 def draw(logits, u, temperature, decoding):
   return sampling.draw(logits, u, temperature, decoding=decoding)
 
@@ -96,14 +96,16 @@ def test_the_chi_square_test_sees_a_wrong_temperature():
   assert chi_square(np.bincount(token, minlength=tiny.VOCAB), truncated(logits)) < 1e-3
 
 
-@pytest.mark.parametrize("cut", [{"top_k": 7}, {"top_p": 0.6}, {"top_k": 40, "top_p": 0.3}], ids=str)
+@pytest.mark.parametrize(
+  "cut", [{"top_k": 7}, {"top_p": 0.6}, {"top_k": 40, "top_p": 0.3}], ids=str
+)
 def test_truncation_equals_sorting(cut):
   """Also where some probabilities are 0, denormal, or next to each other in float32."""
   r = np.random.default_rng(2)
   logits = np.concatenate([r.normal(size=(20, 64)), 20 * r.normal(size=(20, 64))])
   logits[::3, 5] = -1e30
   p = np.exp(logits - logits.max(-1, keepdims=True)).astype(np.float32)
-  run = jax.jit(functools.partial(sampling.keep_top, **({"top_k": 0, "top_p": 1.0} | cut)))
+  run = tiny.jit(functools.partial(sampling.keep_top, **({"top_k": 0, "top_p": 1.0} | cut)))
   found = np.asarray(run(p))
   for row, kept in zip(p, found, strict=True):
     np.testing.assert_array_equal(kept[kept > 0], row[kept > 0])
@@ -127,7 +129,7 @@ def test_no_token_of_zero_probability(size):
   p = r.exponential(size=(64, size)).astype(np.float32)
   p[r.random(p.shape) < 0.6] = 0.0
   p[:, r.integers(size)] = 1.0
-  run = jax.jit(sampling.inverse_cdf)
+  run = tiny.jit(sampling.inverse_cdf)
   edges = (np.cumsum(p, -1) / p.sum(-1, keepdims=True)).astype(np.float32)
   columns = edges[:, r.integers(size, size=8)].T
   for u in (np.zeros(64, np.float32), np.full(64, LAST), *np.clip(columns, 0, LAST)):
@@ -149,7 +151,7 @@ def test_no_token_of_zero_probability_where_a_running_sum_is_not_monotone():
   p = r.exponential(size=(rows, size)).astype(np.float32)
   p[r.random(p.shape) < 0.9] = 0.0
   running = np.cumsum(p.astype(np.float64), -1)
-  run = jax.jit(sampling.inverse_cdf)
+  run = tiny.jit(sampling.inverse_cdf)
   for _ in range(100):
     u = running[np.arange(rows), r.integers(size, size=rows)] / running[:, -1]
     token = np.asarray(run(p, np.minimum(u.astype(np.float32), LAST)))
@@ -164,7 +166,7 @@ SHARP = jax.tree.map(lambda a: a, tiny.params(CONFIG)) | {
 }
 
 
-@functools.partial(jax.jit, static_argnames=("decoding",))
+@functools.partial(tiny.jit, static_argnames=("decoding",))
 def rollout(params, prompt, key, temperature, decoding):
   return sampling.rollout(params, prompt, key, temperature, config=CONFIG, decoding=decoding)
 
@@ -261,7 +263,7 @@ def test_stops_when_every_row_is_done():
     return transformer_apply(*args, **kwargs)
 
   transformer_apply = transformer.apply
-  run = jax.jit(functools.partial(sampling.rollout, config=CONFIG, decoding=decoding))
+  run = tiny.jit(functools.partial(sampling.rollout, config=CONFIG, decoding=decoding))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(transformer, "apply", counting)
     out = run(SHARP, ragged_prompts(), jax.random.key(0), np.float32(1.0))

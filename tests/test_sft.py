@@ -20,7 +20,7 @@ BATCHES = (tiny.transitions(1, 3), tiny.transitions(2, 2))
 SCHEDULE = Schedule(*(np.float32(v) for v in (0.01, 0, 10)))
 
 
-@functools.partial(jax.jit, static_argnames="spec")
+@functools.partial(tiny.jit, static_argnames="spec")
 def step(state, batch, schedule, spec):
   return sft.sft_step(state, batch, schedule, spec=spec)
 
@@ -39,7 +39,7 @@ def test_a_step_of_shared_weights_is_the_sum_of_two_cross_entropies():
   """Loss and gradient; each role has a batch of its own, of another size."""
   state, metrics = step(tiny.state(PARAMS), BATCHES, SCHEDULE, spec=SHARED)
 
-  @jax.jit
+  @tiny.jit
   @jax.value_and_grad
   def plain(params):
     return cross_entropy(FWM, params, BATCHES[0]) + cross_entropy(IDM, params, BATCHES[1])

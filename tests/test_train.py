@@ -30,9 +30,10 @@ def command(workdir, *overrides, module=("swirl_jax.main",)):
   ]
 
 
-def start(workdir, *overrides):
+def start(workdir, *overrides, **environment):
   return subprocess.Popen(
     command(workdir, *overrides),
+    env=os.environ | environment,
     cwd=ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
@@ -41,9 +42,9 @@ def start(workdir, *overrides):
   )
 
 
-def run(workdir, *overrides):
+def run(workdir, *overrides, **environment):
   """Exit code and output of a run that is left alone."""
-  process = start(workdir, *overrides)
+  process = start(workdir, *overrides, **environment)
   out, _ = process.communicate(timeout=PATIENCE)
   return process.returncode, out
 
@@ -88,9 +89,9 @@ def same_ends(a, b):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-  """A run that nobody touched."""
+  """A run that nobody touched, and what it printed, JAX's word on each compilation included."""
   workdir = tmp_path_factory.mktemp("whole") / "run"
-  code, out = run(workdir)
+  code, out = run(workdir, JAX_LOG_COMPILES="1")
   assert code == 0, out
   return workdir, out
 
@@ -125,6 +126,29 @@ def test_a_run_leaves_what_reproduces_it(whole):
     assert (method, "fwm", "test") in scored and (method, "fwm", "heldout") in scored
   assert {("warmup", "idm", "test"), ("swirl", "idm", "test")} <= scored
   assert "reward" in out or "phase1" in out  # the progress bar
+
+
+def test_each_step_is_compiled_once(whole):
+  """Two iterations of two phases and a plain one: three programs. Supervised: P0, the FWM's and
+  the IDM's warm-up, labels alone, and labels with pseudo-labels, whose actions are wider."""
+  _, out = whole
+  for name, programs in (("phase_step", 3), ("sft_step", 5)):
+    assert out.count(f"Finished tracing + transforming {name}") == programs
+
+
+@pytest.mark.parametrize(
+  "overrides",
+  [
+    ("weights=shared",),
+    ("phase1.latents=cached", "phase1.latent_floor=-9.0", "phase1.reward.prior=True"),
+    ("phase1.reference=prior", "swirl.reset_reference=False", "swirl.order=('phase2','phase1')"),
+  ],
+)
+def test_other_settings_run_too(overrides, tmp_path):
+  code, out = run(tmp_path / "run", "compare=()", "swirl.iterations=1", *overrides)
+  assert code == 0, out
+  scored = rows(tmp_path / "run", "evaluations.jsonl")
+  assert {r["model"] for r in scored if r["method"] == "swirl"} >= {"fwm", "idm", "multi_turn"}
 
 
 def test_starting_a_finished_run_again_does_nothing(whole):

@@ -23,6 +23,9 @@ VOCAB = 40
 TOKENIZER = WordTokenizer(tuple(f"w{i}" for i in range(VOCAB - 6)))
 STATE, ACTION = 6, 3  # the most tokens of a state and of an action
 
+# `jax.jit` for tests: the arithmetic is the same, compiling takes half as long.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 # ------------------------------------------------------------------------------------------ model
 
 
@@ -37,13 +40,13 @@ def config(**changes) -> transformer.TransformerConfig:
 
 @functools.cache
 def params(config: transformer.TransformerConfig, seed: int = 0):
-  """Float32 parameters in NumPy (no program to compile), nothing at 0 or 1: biases matter too."""
+  """Float32 parameters drawn by NumPy (no program to compile), nothing at 0 or 1."""
   shapes = jax.eval_shape(functools.partial(transformer.init_params, config), jax.random.key(0))
   rng = np.random.default_rng(seed)
 
   def draw(path, leaf):
     mean, std = (1.0, 0.2) if str(path[-1].key).endswith("scale") else (0.0, 0.35)
-    return (mean + std * rng.normal(size=leaf.shape)).astype(np.float32)
+    return jnp.asarray(mean + std * rng.normal(size=leaf.shape), jnp.float32)
 
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
@@ -206,12 +209,13 @@ class TableRole:
     return params["table"][at].astype(jnp.float32)
 
   def rollout(self, params, transition, key, temperature):
-    b, shape = transition.x.tokens.shape[0], (transition.x.tokens.shape[0], self.group)
-    tokens = jnp.zeros((b, self.group, self.length), jnp.int32)
+    shape = (transition.x.tokens.shape[0], self.group)
+    tokens = jnp.zeros((*shape, self.length), jnp.int32)
+    u = jax.random.uniform(key, (*shape, self.length))
     for t in range(self.length):
-      logits = self._logits(params, transition, tokens)[:, :, t] / temperature
-      drawn = jax.random.categorical(jax.random.fold_in(key, t), logits)
-      tokens = tokens.at[..., t].set(drawn.astype(jnp.int32))
+      p = jax.nn.softmax(self._logits(params, transition, tokens)[:, :, t] / temperature)
+      below = (p.cumsum(-1) <= u[..., t, None]).sum(-1, dtype=jnp.int32)
+      tokens = tokens.at[..., t].set(jnp.minimum(below, WORDS - 1))
     ended = (tokens == self.end).astype(jnp.int32).cumsum(-1)
     mask = (ended - (tokens == self.end)) == 0
     tokens = jnp.where(mask, tokens, 0)

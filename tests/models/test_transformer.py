@@ -48,7 +48,9 @@ def test_equals_the_reference_by_hand_whatever_stands_in_masked_places(changes):
   config = tiny.config(**changes)
   params = tiny.params(config)
   segment = holed(1, 3, 9)
-  found = jax.jit(logits, static_argnums=1)(params, config, Segment(*(a[:, None] for a in segment)))
+  found = tiny.jit(logits, static_argnums=1)(
+    params, config, Segment(*(a[:, None] for a in segment))
+  )
   for row in range(3):
     ids = tiny.real(segment, row)
     expected = tiny.numpy_logits(params, config, ids)
@@ -56,7 +58,7 @@ def test_equals_the_reference_by_hand_whatever_stands_in_masked_places(changes):
     assert expected.std() > 0.3  # the comparison is not between constants
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(tiny.jit, static_argnums=1)
 def decode(params, config, prompt, target):
   """Hidden states of a target [B, G, T] fed token by token through prefill and cache."""
   b, g, length = target.tokens.shape
@@ -73,7 +75,7 @@ def decode(params, config, prompt, target):
   return last, jnp.stack(out, 2)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(tiny.jit, static_argnums=1)
 def full(params, config, prompt, target):
   """The same by one forward pass over whole rows, every sample with its own copy of the prompt."""
   g, length = target.tokens.shape[1:]
@@ -100,7 +102,7 @@ def test_padded_rows_equal_lone_rows():
   """Right padding and neighbours in the batch change nothing, not by a bit of the reference."""
   config = tiny.config()
   params = tiny.params(config)
-  run = jax.jit(logits, static_argnums=1)
+  run = tiny.jit(logits, static_argnums=1)
   batch = tiny.segment(np.random.default_rng(0), (3, 2), 8, low=3)
   garbage = Segment(np.where(batch.mask, batch.tokens, 17), batch.mask)
   found, other = (np.asarray(run(params, config, s)) for s in (batch, garbage))
@@ -116,7 +118,7 @@ def loss_and_gradient(config, params, segment):
     logp = jnp.take_along_axis(logp, segment.tokens[:, :, 1:, None], -1)[..., 0]
     return -jnp.where(segment.mask[:, :, 1:], logp, 0.0).sum()
 
-  return jax.jit(jax.value_and_grad(loss))(params)
+  return tiny.jit(jax.value_and_grad(loss))(params)
 
 
 def test_scan_unrolled_and_remat_agree_in_value_and_gradient():
@@ -155,7 +157,7 @@ def test_bfloat16_compute_keeps_float32_masters():
     hidden, kv = transformer.apply(low, config, segment)
     return (hidden * hidden).sum().astype(jnp.float32), (hidden, kv, low)
 
-  grads, (hidden, kv, low) = jax.jit(jax.grad(run, has_aux=True))(params)
+  grads, (hidden, kv, low) = tiny.jit(jax.grad(run, has_aux=True))(params)
   for tree in (hidden, kv, low):
     assert {a.dtype for a in jax.tree.leaves(tree)} == {jnp.dtype(jnp.bfloat16)}
   assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype(jnp.float32)}
@@ -173,7 +175,7 @@ def test_the_compute_dtype_is_the_identity_on_what_has_it():
 def test_initial_scale():
   """Normal with variance 1 / fan-in; what adds to the residual stream is scaled down by depth."""
   config = tiny.config(d_ff=96)
-  p = jax.jit(transformer.init_params, static_argnums=0)(config, jax.random.key(0))
+  p = tiny.jit(transformer.init_params, static_argnums=0)(config, jax.random.key(0))
   layers = p["layers"]
   for leaf, variance in (
     (p["embedding"], 1 / 16),
