@@ -54,7 +54,7 @@ class ModelSettings:
   scan_layers: bool = True
   remat: str = "none"
   dtype: str = "float32"
-  logprob_chunk: int = 2048
+  logprob_chunk: int = 256
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from swirl_jax import prompts, rewards
 from swirl_jax.rewards import RewardSpec
 from swirl_jax.types import Rollout
 
-CONFIG = tiny.config(n_layers=1)
+CONFIG = tiny.config(n_layers=1, scan_layers=False)
 PARAMS = tiny.params(CONFIG, seed=1)
 BATCH = tiny.transitions(4, 2)
 FWM, IDM = tiny.fwm(CONFIG), tiny.idm(CONFIG)

@@ -12,7 +12,7 @@ from swirl_jax import prompts, sft
 from swirl_jax.optimizer import AdamW, Schedule
 from swirl_jax.types import Segment
 
-CONFIG = tiny.config(n_layers=1)
+CONFIG = tiny.config(n_layers=1, scan_layers=False)
 PARAMS = tiny.params(CONFIG, seed=2)
 FWM, IDM = tiny.fwm(CONFIG), tiny.idm(CONFIG)
 EOS = tiny.TOKENIZER.eos

@@ -133,7 +133,7 @@ def test_each_step_is_compiled_once(whole):
   the IDM's warm-up, labels alone, and labels with pseudo-labels, whose actions are wider."""
   _, out = whole
   for name, programs in (("phase_step", 3), ("sft_step", 5)):
-    assert out.count(f"Finished tracing + transforming {name}") == programs
+    assert out.count(f"Finished jaxpr to MLIR module conversion jit({name})") == programs
 
 
 @pytest.mark.parametrize(

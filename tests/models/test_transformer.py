@@ -1,4 +1,4 @@
-"""The transformer: a reference by hand, cache, padding, scan and remat, dtypes, impossible sizes."""
+"""The transformer: a reference by hand, cache, padding, scan and remat, dtypes, bad sizes."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ def logits(params, config, segment):
 
 
 def holed(seed, rows, length):
-  """A segment [rows, length] with masked places, full of other tokens, in mid-row; last one real."""
+  """A segment [rows, length] with masked places, full of tokens, in mid-row; the last is real."""
   rng = np.random.default_rng(seed)
   mask = rng.random((rows, length)) < 0.7
   mask[:, -1] = True

@@ -1,0 +1,135 @@
+"""The plan of a run: its stages, what each starts from and leaves, and what must be kept."""
+
+import dataclasses
+
+import pytest
+
+from configs import minigrid
+from swirl_jax import plan, settings
+
+
+def made(**changes):
+  c = minigrid.get_config().to_dict()
+  for where, value in changes.items():
+    group, _, name = where.partition("__")
+    if name:
+      c[group][name] = value
+    else:
+      c[group] = value
+  return settings.from_config(c)
+
+
+def rows(s, *names):
+  return [tuple(getattr(stage, n) for n in names) for stage in plan.make_plan(s)]
+
+
+def test_separate_weights():
+  s = made()
+  assert rows(s, "name", "iteration", "start", "frozen", "reference", "result") == [
+    ("pretrain", 0, None, None, None, "prior"),
+    ("warmup_fwm", 0, "prior", None, None, "warm_fwm"),
+    ("warmup_idm", 0, None, None, None, "warm_idm"),
+    ("phase1", 1, "warm_fwm", "warm_idm", "warm_fwm", "fwm"),
+    ("phase2", 1, "warm_idm", "fwm", "warm_idm", "idm"),
+    ("phase1", 2, "fwm", "idm", "fwm", "fwm"),
+    ("phase2", 2, "idm", "fwm", "idm", "idm"),
+    ("labels_only", 0, "warm_fwm", None, None, "labels_only"),
+    ("pseudo_labels", 0, "warm_fwm", "warm_idm", None, "pseudo_labels"),
+    ("plain_phase1", 0, "warm_fwm", "warm_idm", "warm_fwm", "plain_phase1"),
+  ]
+  stages = plan.make_plan(s)
+  assert [x.data for x in stages[:3]] == [("unlabelled",), ("fwm_labels",), ("idm_labels",)]
+  assert [x.hide_z for x in stages] == [True] + [False] * 9
+  assert plan.warm_models(stages) == {"y": "warm_fwm", "z": "warm_idm"}
+  assert plan.final_models(stages) == {"y": "fwm", "z": "idm"}
+
+
+def test_shared_weights():
+  """One model, both fields in the warm-up; the frozen tree is the policy as the phase began."""
+  s = made(weights="shared", compare=())
+  assert rows(s, "name", "iteration", "start", "frozen", "reference", "result", "fields") == [
+    ("pretrain", 0, None, None, None, "prior", ("y",)),
+    ("warmup", 0, "prior", None, None, "warm", ("y", "z")),
+    ("phase1", 1, "warm", "warm", "warm", "model", ("y",)),
+    ("phase2", 1, "model", "model", "model", "model", ("z",)),
+    ("phase1", 2, "model", "model", "model", "model", ("y",)),
+    ("phase2", 2, "model", "model", "model", "model", ("z",)),
+  ]
+  stages = plan.make_plan(s)
+  assert plan.warm_models(stages) == {"y": "warm", "z": "warm"}
+  assert plan.final_models(stages) == {"y": "model", "z": "model"}
+
+
+def test_the_reference_may_stay_where_the_warm_up_left_it():
+  stages = plan.make_plan(made(swirl__reset_reference=False, compare=()))
+  assert [s.reference for s in stages[3:]] == ["warm_fwm", "warm_idm"] * 2
+
+
+def test_order_and_iterations_are_settings():
+  s = made(swirl={"iterations": 1, "order": ("phase2", "phase1", "phase1")}, compare=())
+  assert rows(s, "name", "start", "frozen")[3:] == [
+    ("phase2", "warm_idm", "warm_fwm"),
+    ("phase1", "warm_fwm", "idm"),
+    ("phase1", "fwm", "idm"),
+  ]
+  none = made(swirl__iterations=0)
+  assert [r[0] for r in rows(none, "name")] == ["pretrain", "warmup_fwm", "warmup_idm"]
+  assert plan.final_models(plan.make_plan(none)) == {"y": "warm_fwm", "z": "warm_idm"}
+  only = made(phase2__steps=0, compare=())
+  assert plan.final_models(plan.make_plan(only)) == {"y": "fwm", "z": "warm_idm"}
+  assert [r[0] for r in rows(only, "name")][3:] == ["phase1", "phase1"]
+
+
+def test_comparisons_have_as_many_updates_as_swirl():
+  s = made(phase1__steps=7, phase2__steps=5)
+  stages = {(x.name, x.iteration): x for x in plan.make_plan(s)}
+  assert stages["phase1", 2].updates == 14 and stages["phase2", 2].updates == 10
+  for name in s.compare:
+    assert (stages[name, 0].steps, stages[name, 0].updates) == (14, 14)
+
+
+def test_what_is_scored_at_the_end():
+  """The warm-up, the last phase of each model and every comparison are scored on all splits."""
+  for weights, full in (("separate", 7), ("shared", 5)):
+    stages = plan.make_plan(made(weights=weights))
+    assert [x.splits for x in stages if x.name == "pretrain"] == [()]
+    assert sum(x.splits == plan.FINAL for x in stages) == full
+    assert [x.splits for x in stages if x.iteration == 1] == [("validation",)] * 2
+
+
+@pytest.mark.parametrize("weights", settings.WEIGHTS)
+@pytest.mark.parametrize("prior", [False, True])
+def test_every_model_is_there_when_it_is_read_and_kept_as_long_as_needed(weights, prior):
+  """Plays the plan, dropping after each stage what `needed` does not name."""
+  s = made(weights=weights)
+  if prior:
+    s = dataclasses.replace(s, phase1=dataclasses.replace(s.phase1, reference="prior"))
+  stages = plan.make_plan(s)
+  there = set()
+  for i, stage in enumerate(stages):
+    assert stage.reads <= there, f"{stage.name} reads {stage.reads - there}"
+    there = (there | {stage.result}) & plan.needed(stages, i + 1)
+  ends = {*plan.final_models(stages).values(), *plan.warm_models(stages).values()}
+  assert there == ends  # neither the prior nor a comparison outlives its use
+  assert any("prior" in x.reads for x in stages if x.kind == "phase1") == prior
+
+
+def test_a_prior_with_beta_zero_is_not_read():
+  s = made(compare=())
+  phase1 = dataclasses.replace(s.phase1, reference="prior", beta=0.0)
+  stages = plan.make_plan(dataclasses.replace(s, phase1=phase1))
+  assert not any("prior" in x.reads for x in stages if x.kind != "sft")
+
+
+def test_without_pretraining_models_start_fresh():
+  stages = {s.name: s for s in plan.make_plan(made(pretrain__steps=0, compare=()))}
+  assert stages["warmup_fwm"].start is None and stages["warmup_idm"].start is None
+  assert not any("prior" in s.reads for s in stages.values())
+
+
+def test_the_papers_plain_step():
+  phase = made().phase1
+  plain = plan.paper_phase(dataclasses.replace(phase, reference="prior"))
+  assert (plain.prompts, plain.keep, plain.anchor, plain.reference) == (32, 0, 0, "snapshot")
+  assert not plain.reward.prior and plain.group == phase.group and plain.beta == phase.beta
+  assert plain.optimizer == phase.optimizer

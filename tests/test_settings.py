@@ -1,0 +1,210 @@
+"""What a config may not say: errors with the dotted path, what was found, what is allowed."""
+
+import copy
+import re
+
+import pytest
+import tiny
+
+from configs import minigrid
+from configs import test as test_config
+from swirl_jax import programs, settings
+
+
+def config():
+  return minigrid.get_config().to_dict()
+
+
+def put(where: str, value):
+  """The config with one field changed; `...` takes it out."""
+  c = config()
+  *groups, name = where.split(".")
+  group = c
+  for g in groups:
+    group = group[g]
+  if value is ...:
+    del group[name]
+  else:
+    group[name] = value
+  return c
+
+
+@pytest.mark.parametrize("module", [minigrid, test_config], ids=["minigrid", "test"])
+def test_the_shipped_configs_are_settings(module):
+  c = module.get_config()
+  found = settings.from_config(c.to_dict())
+  assert found.weights == "separate" and found.world["name"] == "minigrid"
+  assert found.phase1.group == c.phase1.group and found.phase1.keep == c.phase1.keep
+  assert found.phase1.optimizer.learning_rate == c.phase1.optimizer.learning_rate
+  assert found.swirl.order == ("phase1", "phase2")
+  for weights in settings.WEIGHTS:
+    c.weights = weights
+    assert settings.from_config(c.to_dict()).weights == weights
+
+
+def test_a_config_is_not_changed_and_settings_cannot_be():
+  c = config()
+  before = copy.deepcopy(c)
+  found = settings.from_config(c)
+  assert c == before
+  with pytest.raises(AttributeError):
+    found.seed = 1
+  with pytest.raises(TypeError):
+    found.world["name"] = "other"
+
+
+def test_a_whole_number_serves_as_a_real_one_and_nothing_else_is_cast():
+  found = settings.from_config(put("phase1.beta", 1))
+  assert found.phase1.beta == 1.0 and isinstance(found.phase1.beta, float)
+  assert settings.from_config(put("phase1.reward.floor", None)).phase1.reward.floor is None
+  assert settings.from_config(put("compare", [])).compare == ()
+
+
+WRONG = [
+  # Unknown fields.
+  ("sead", 0, "config.sead is not a field; allowed are seed, weights"),
+  ("phase1.betta", 0.1, "config.phase1.betta is not a field; allowed are steps, prompts"),
+  ("phase1.optimizer.lr", 0.1, "config.phase1.optimizer.lr is not a field; allowed are learning"),
+  ("phase2.reward.mean", True, "config.phase2.reward.mean is not a field; allowed are reduce"),
+  # Missing fields.
+  ("seed", ..., "config.seed is missing"),
+  ("phase2", ..., "config.phase2 is missing"),
+  ("warmup_idm.optimizer", ..., "config.warmup_idm.optimizer is missing"),
+  ("world.name", ..., "world.name is missing"),
+  # Mistyped fields.
+  ("seed", "0", "config.seed = '0': a value of type int is needed, found str"),
+  ("seed", 1.0, "config.seed = 1.0: a value of type int is needed, found float"),
+  ("phase1.group", True, "config.phase1.group = True: a value of type int is needed, found bool"),
+  ("phase1.beta", "0.1", "config.phase1.beta = '0.1': a value of type float is needed, found str"),
+  ("phase1.beta", False, "config.phase1.beta = False: a value of type float is needed, found bool"),
+  ("phase1.beta", float("nan"), "config.phase1.beta is not a number"),
+  ("model.qk_norm", 1, "config.model.qk_norm = 1: a value of type bool is needed, found int"),
+  ("model", 3, "config.model = 3: a group of fields is needed"),
+  ("swirl.order", "phase1", "config.swirl.order = 'phase1': a tuple of names is needed"),
+  ("compare", (1,), "config.compare = (1,): a tuple of names is needed"),
+  # Values that cannot be.
+  ("weights", "both", "weights = 'both': allowed are ['separate', 'shared']"),
+  ("seed", -1, "seed = -1: allowed is a whole number from 0"),
+  ("phase1.group", 1, "config.phase1: group = 1: allowed is a whole number from 2"),
+  ("phase2.prompts", 0, "config.phase2: prompts = 0: allowed is a whole number from 1"),
+  ("phase1.keep", 65, "config.phase1: keep = 65: allowed is at most prompts = 64"),
+  ("phase1.steps", -1, "config.phase1: steps = -1"),
+  ("phase1.temperature", 0.0, "config.phase1: temperature = 0.0: allowed is more than 0"),
+  ("phase1.latent_temperature", -1.0, "config.phase1: latent_temperature = -1.0"),
+  ("phase1.importance_cap", 0, "config.phase1: importance_cap = 0.0"),
+  ("phase1.beta", -0.1, "config.phase1: beta = -0.1: allowed is 0 or more"),
+  ("phase1.latents", "old", "config.phase1: latents = 'old': allowed are ['fresh', 'cached']"),
+  ("phase1.reference", "policy", "config.phase1: reference = 'policy': allowed are"),
+  ("phase1.micro_batch", 10, "config.phase1: micro_batch = 10: prompts = 64 is not a multiple"),
+  ("phase1.reward.reduce", "max", "config.phase1.reward: reward.reduce = 'max': allowed are"),
+  ("phase1.reference", "frozen", "phase1.reference = 'frozen': set 'snapshot'"),
+  ("phase2.reference", "prior", "the z-free model serves phase1 alone"),
+  ("swirl.order", ("phase3",), "config.swirl: order = 'phase3': allowed are ['phase1', 'phase2']"),
+  ("swirl.iterations", -1, "config.swirl: iterations = -1"),
+  ("data.fwm_labels", 0, "config.data: fwm_labels = 0: allowed is a whole number from 1"),
+  ("data.idm_labels", 0, "config.data: idm_labels = 0"),
+  ("warmup_fwm.batch", 0, "config.warmup_fwm: batch = 0"),
+  ("warmup_fwm.validate_every", 0, "config.warmup_fwm: validate_every = 0"),
+  ("checkpoint.every", 0, "config.checkpoint: every = 0"),
+  ("compare", ("warmup",), "compare = 'warmup': allowed are ['labels_only'"),
+  ("baseline", None, "compare needs `baseline`"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("where, value, message", WRONG, ids=[f"{w}={v}" for w, v, _ in WRONG])
+def test_one_clear_error(where, value, message):
+  with pytest.raises(ValueError, match=re.escape(message)):
+    settings.from_config(put(where, value))
+
+
+def test_a_prior_that_nothing_trains():
+  c = put("phase1.reference", "prior")
+  c["pretrain"]["steps"] = 0
+  with pytest.raises(ValueError, match=r"phase1 uses the z-free model, but pretrain\.steps = 0"):
+    settings.from_config(c)
+
+
+def test_a_kl_in_the_reward_needs_beta():
+  c = put("phase1.kl_in", "reward")
+  c["phase1"] |= {"kl": "k1", "beta": 0.0}
+  with pytest.raises(ValueError, match=r"phase1\.kl_in = 'reward' needs phase1\.beta above 0"):
+    settings.from_config(c)
+
+
+def test_an_anchor_that_micro_batches_do_not_divide():
+  c = put("phase1.micro_batch", 8)
+  c["phase1"]["anchor"] = 30
+  with pytest.raises(ValueError, match="anchor = 30: must divide into the 4 micro-batches"):
+    settings.from_config(c)
+  c["phase1"]["anchor"] = 32
+  settings.from_config(c)
+
+
+LENGTHS = programs.Lengths(tiny.STATE, tiny.ACTION)
+NEEDED = 4 + 2 * tiny.STATE + tiny.ACTION + 1  # markers, x, y, z, end
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"max_len": NEEDED - 1}, f"max_len = {NEEDED - 1}: the longest .* need {NEEDED} tokens"),
+    ({"n_kv_heads": 3}, r"model\.n_heads = 4 is not a multiple of model\.n_kv_heads = 3"),
+    ({"head_dim": 5}, r"model\.head_dim = 5"),
+    ({"activation": "relu"}, r"model\.activation = 'relu': allowed are"),
+    ({"dtype": "int8"}, r"model\.dtype = 'int8': allowed are"),
+  ],
+)
+def test_models_that_cannot_be(changes, message):
+  c = config()
+  c["model"] |= changes
+  with pytest.raises(ValueError, match=message):
+    programs.make_roles(settings.from_config(c), tiny.TOKENIZER, LENGTHS)
+
+
+def test_a_context_that_just_fits_and_one_that_is_made_to_fit():
+  for given in (NEEDED, 0):
+    made = programs.make_roles(settings.from_config(put("model.max_len", given)), tiny.TOKENIZER,
+                               LENGTHS)  # fmt: skip
+    assert made.fwm.config.max_len == NEEDED and made.fwm.config == made.idm.config
+  assert made.fwm.decoding.length == tiny.STATE + 1 and made.idm.decoding.length == tiny.ACTION + 1
+  assert made.of("y") is made.fwm and made.of("z") is made.idm
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"advantages": "gae"}, r"phase\.advantages = 'gae'"),
+    ({"ratio": "word"}, r"phase\.ratio = 'word'"),
+    ({"reduction": "sum"}, r"phase\.reduction = 'sum'"),
+    ({"kl": "k9"}, r"phase\.kl = 'k9'"),
+    ({"inner_epochs": 0}, r"phase\.inner_epochs = 0"),
+    ({"top_p": 0.0}, r"decoding\.top_p = 0\.0"),
+    ({"top_k": -1}, r"decoding\.top_k = -1"),
+  ],
+)
+def test_phases_that_cannot_be(changes, message):
+  """By `from_config` or by the spec that is made of it, before anything runs."""
+  c = config()
+  c["phase1"] |= changes
+  with pytest.raises(ValueError, match=message):
+    made = settings.from_config(c)
+    players = programs.make_roles(made, tiny.TOKENIZER, LENGTHS)
+    programs.phase_spec(made.phase1, players, phase="phase1", shared=False)
+
+
+def test_specs_of_the_two_phases():
+  """Roles swap; β = 0 has no reference; shared weights pass the snapshot once."""
+  made = settings.from_config(put("phase2.beta", 0.0))
+  players = programs.make_roles(made, tiny.TOKENIZER, LENGTHS)
+  spec = {
+    (phase, shared): programs.phase_spec(getattr(made, phase), players, phase=phase, shared=shared)
+    for phase in settings.PHASES
+    for shared in (False, True)
+  }
+  one, two = spec["phase1", False], spec["phase2", False]
+  assert (one.policy.field, one.frozen.field, one.latent.field) == ("y", "z", "z")
+  assert (two.policy.field, two.frozen.field, two.latent) == ("z", "y", None)
+  assert (one.reference, two.reference) == ("snapshot", "none")
+  assert (spec["phase1", True].reference, spec["phase2", True].reference) == ("frozen", "none")
+  assert (one.policy.decoding.group, one.latent.decoding.group) == (made.phase1.group, 1)
+  assert one.keep == made.phase1.keep and one.anchor

@@ -1,0 +1,178 @@
+"""Meshes and rules: eight simulated devices equal one, no matrix is copied without a word."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax.sharding import PartitionSpec as P
+
+from swirl_jax import phases, sharding
+from swirl_jax.models import transformer
+from swirl_jax.optimizer import AdamW
+from swirl_jax.phases import PhaseSpec, Slots
+
+MESHES = [(8, 1, 1), (2, 2, 2), (1, 2, 4)]
+CONFIG = tiny.config(n_layers=1, qkv_bias=True, scan_layers=False)
+SPEC = PhaseSpec(
+  tiny.fwm(CONFIG, group=3, top_p=0.9), tiny.idm(CONFIG), tiny.PLAIN, keep=8, micro_batch=4
+)
+
+
+def mesh_of(shape):
+  return sharding.make_mesh(**dict(zip(sharding.AXES, shape, strict=True)))
+
+
+def update(params, slots, batch, key, hyper):
+  """What a phase step does up to the optimizer: samples, log-probabilities, gradient."""
+  e, metrics = phases._collect(tiny.state(params), slots, batch, key, hyper, SPEC)
+  loss, grads, terms = phases._gradient(params, e, None, hyper, SPEC)
+  logps = (e.logp_sampler, jnp.where(e.mask, e.logp_ref, 0.0))
+  return (e.transition, e.target), logps, {**metrics, **terms}, loss, grads
+
+
+def on(mesh):
+  """`update` on a mesh, everything laid out by the rules; without a mesh on one device."""
+  # Moderate parameters: log-probabilities of a few units, which float32 holds to 1e-6.
+  params, *others = (
+    jax.tree.map(lambda a: 0.6 * a, tiny.params(CONFIG, seed)) for seed in range(3)
+  )
+  slots, batch = Slots(*others), tiny.transitions(0, 16)
+  key, run = jax.random.key(1), tiny.jit(update)
+  if mesh is None:
+    return jax.device_get(run(params, slots, batch, key, tiny.hyper()))
+  params, slots = jax.device_put((params, slots), sharding.tree_shardings((params, slots), mesh))
+  with jax.set_mesh(mesh):
+    return jax.device_get(run(params, slots, sharding.put_batch(batch, mesh), key, tiny.hyper()))
+
+
+@pytest.fixture(scope="module")
+def one_device():
+  return on(None)
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_eight_devices_equal_one(one_device, shape):
+  samples, logps, metrics, loss, grads = on(mesh_of(shape))
+  jax.tree.map(np.testing.assert_array_equal, samples, one_device[0])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), logps, one_device[1])
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # noqa: E731
+  jax.tree.map(close, (metrics, loss), one_device[2:4])
+  tiny.assert_gradients_close(grads, one_device[4])
+
+
+# ------------------------------------------------------------------------------------------- rules
+
+EVERYTHING = {"qkv_bias": True, "qk_norm": True, "tie_embeddings": False}
+
+
+def specs(mesh, tree, **options):
+  found = {}
+  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    name = sharding.leaf_path(path)
+    found[name] = sharding.partition_spec(name, leaf.shape, mesh, **options)
+  return found
+
+
+def shapes(config):
+  make = functools.partial(transformer.init_params, config)
+  return jax.eval_shape(make, jax.random.key(0))
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_every_parameter_has_its_place(scan_layers):
+  config = tiny.config(n_heads=4, n_kv_heads=4, scan_layers=scan_layers, **EVERYTHING)
+  assert specs(mesh_of((2, 2, 2)), shapes(config)) == {
+    "embedding": P("tensor", "fsdp"),
+    "head": P("fsdp", "tensor"),
+    "final_norm/scale": P(),
+    "layers/attention_norm/scale": P(),
+    "layers/mlp_norm/scale": P(),
+    "layers/attention/q_norm/scale": P(),
+    "layers/attention/k_norm/scale": P(),
+    "layers/attention/qkv": P(None, "fsdp", "tensor", None, None),
+    "layers/attention/qkv_bias": P(None, "tensor", None, None),
+    "layers/attention/out": P(None, "tensor", None, None, "fsdp"),
+    "layers/mlp/gate_up": P(None, "fsdp", None, "tensor"),
+    "layers/mlp/down": P(None, "tensor", "fsdp"),
+  }
+
+
+def test_what_an_axis_does_not_divide_stays_whole():
+  found = specs(mesh_of((1, 2, 4)), shapes(tiny.config(n_kv_heads=2)))
+  assert found["layers/attention/qkv"] == P(None, "fsdp", None, None, None)
+  assert found["layers/mlp/gate_up"] == P(None, "fsdp", None, "tensor")
+  odd = specs(mesh_of((1, 2, 4)), shapes(tiny.config(vocab_size=41)))
+  assert odd["embedding"] == P(None, "fsdp")
+
+
+def test_a_rollout_may_gather_the_width():
+  found = specs(mesh_of((2, 2, 2)), shapes(tiny.config()), gather_fsdp=True)
+  assert found["embedding"] == P("tensor", None)
+  assert not any("fsdp" in spec for spec in found.values())
+
+
+def test_moments_lie_where_their_parameters_do():
+  params = shapes(tiny.config(**EVERYTHING))
+  state = jax.eval_shape(AdamW(weight_decay=0.1).init, params)
+  mesh = mesh_of((2, 2, 2))
+  mine, theirs = specs(mesh, params), specs(mesh, state)
+  for moment in ("mu", "nu"):
+    found = {k.split(f"{moment}/")[1]: v for k, v in theirs.items() if f"{moment}/" in k}
+    assert found == mine
+
+
+def test_layout_of_arrays():
+  mesh = mesh_of((2, 2, 2))
+  params = tiny.params(CONFIG)
+  placed = jax.device_put(params, sharding.tree_shardings(params, mesh))
+  down = placed["layers"]["mlp"]["down"]
+  assert {s.data.shape for s in down.addressable_shards} == {(1, 12, 8)}
+  gathered = tiny.jit(functools.partial(sharding.constrain_tree, gather_fsdp=True))
+  with jax.set_mesh(mesh):
+    down = gathered(placed)["layers"]["mlp"]["down"]
+  assert {s.data.shape for s in down.addressable_shards} == {(1, 12, 16)}
+
+
+def test_put_batch():
+  """Split over (data, fsdp) where they divide it, replicated where not; host types are kept."""
+  mesh = mesh_of((2, 2, 2))
+  batch = {"a": np.arange(16).reshape(8, 2).astype(np.int32), "b": np.ones((3, 2), bool)}
+  found = sharding.put_batch(batch, mesh)
+  jax.tree.map(np.testing.assert_array_equal, found, batch)
+  assert {s.data.shape for s in found["a"].addressable_shards} == {(2, 2)}
+  assert {s.data.shape for s in found["b"].addressable_shards} == {(3, 2)}
+  assert (found["a"].dtype, found["b"].dtype) == (np.int32, np.bool_)
+
+
+def test_constrain():
+  x = jnp.ones((8, 3))
+  assert sharding.constrain(x, sharding.BATCH) is x  # no mesh is set
+  pinned = tiny.jit(lambda x: sharding.constrain(x, sharding.BATCH, "tensor"))
+  with jax.set_mesh(mesh_of((2, 2, 2))):
+    found = pinned(x)
+  assert {s.data.shape for s in found.addressable_shards} == {(2, 3)}  # 3 is not divided by 2
+
+
+def test_mesh_in_use():
+  with pytest.raises(RuntimeError, match="no mesh is set"):
+    sharding.mesh_in_use()
+  with jax.set_mesh(mesh_of((2, 2, 2))) as _:
+    assert dict(sharding.mesh_in_use().shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+  "shape, message",
+  [
+    ((2, 2, 1), r"mesh \(data, fsdp, tensor\) = \(2, 2, 1\) needs 4 devices, found 8"),
+    ((4, 2, 2), r"needs 16 devices, found 8"),
+    ((8, 0, 1), r"mesh\.fsdp = 0: allowed is a whole number from 1"),
+    ((8, 1, 1.0), r"mesh\.tensor = 1\.0"),
+    ((-8, -1, 1), r"mesh\.data = -8"),
+  ],
+)
+def test_impossible_meshes(shape, message):
+  with pytest.raises(ValueError, match=message):
+    mesh_of(shape)
