@@ -53,9 +53,8 @@ class Role(Protocol):
 class TransformerRole:
   """A `Role` played by a transformer. `chunk` is the number of tokens whose logits exist at a time.
 
-  The layers are scanned in decoding whatever the config says: there it is the faster form (stacked
-  weights are read in place). `gather` lays the weights out without the fsdp axis in a rollout, so
-  that they are gathered once and not once a token.
+  `gather` lays the weights out without the fsdp axis in a rollout, so that they are gathered once
+  and not once a token.
   """
 
   config: transformer.TransformerConfig
@@ -69,12 +68,13 @@ class TransformerRole:
     return self.template.target
 
   def rollout(self, params, transition, key, temperature):
-    config = dataclasses.replace(self.config, scan_layers=True)
-    params = transformer.compute_params(params, config)
+    params = transformer.compute_params(params, self.config)
     if self.gather:
       params = sharding.constrain_tree(params, gather_fsdp=True)
     prompt = prompts.prompt(self.template, transition)
-    return sampling.rollout(params, prompt, key, temperature, config=config, decoding=self.decoding)
+    return sampling.rollout(
+      params, prompt, key, temperature, config=self.config, decoding=self.decoding
+    )
 
   def logprobs(self, params, transition, target):
     hidden, head, rows = self._hidden(params, transition, target)

@@ -177,12 +177,11 @@ def rollout(
   def step(carry):
     t, out, cache = carry
     last = jax.lax.dynamic_slice_in_dim(out.tokens, t - 1, 1, -1)
-    positions = jnp.broadcast_to(prefix.length[:, None, None] + t - 1, (b, g, 1))
     segment = Segment(last, jnp.ones((b, g, 1), bool))
-    hidden, kv = transformer.apply(
-      params, config, segment, prefix=prefix, cache=cache, index=t - 1, positions=positions
+    now = [jax.lax.dynamic_slice_in_dim(a, t - 1, 1, -2) for a in rotation]
+    hidden, cache = transformer.apply(
+      layered, config, segment, prefix=prefix, cache=cache, index=t - 1, rotation=now
     )
-    cache = transformer.write_cache(cache, kv, t - 1)
     return t + 1, put(out, hidden[:, :, 0], t), cache
 
   def unfinished(carry):
@@ -195,6 +194,10 @@ def rollout(
     for d in (jnp.int32, bool, jnp.float32, jnp.float32)
   ]
   out = Rollout(*zeros, jnp.zeros((b, g), bool))
-  first = jnp.broadcast_to(hidden[:, None], (b, g, hidden.shape[-1]))
+  out = put(out, jnp.broadcast_to(hidden[:, None], (b, g, hidden.shape[-1])), 0)
+  # Made here, not in the step: XLA would compute the sines anew wherever a layer reads them.
+  positions = prefix.length[:, None, None] + jnp.arange(length).reshape(1, 1, -1)
+  rotation = transformer.rotary(config, positions)
+  layered = transformer.split_layers(params, config, after=out.tokens[0, 0, 0])
   cache = transformer.empty_cache(config, b, g, max(1, length - 1))
-  return jax.lax.while_loop(unfinished, step, (jnp.int32(1), put(out, first, 0), cache))[1]
+  return jax.lax.while_loop(unfinished, step, (jnp.int32(1), out, cache))[1]

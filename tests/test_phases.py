@@ -347,6 +347,16 @@ def test_what_is_not_finite_changes_nothing(where, inner_epochs):
   jax.tree.map(np.testing.assert_array_equal, after, state)
 
 
+def test_a_second_epoch_that_is_not_finite_takes_the_first_back():
+  spec = dataclasses.replace(
+    PHASE1, optimizer=AdamW(), inner_epochs=2, reward=RewardSpec(floor=None)
+  )
+  state = tiny.state(POLICY, spec.optimizer)
+  after, metrics = run(spec, state=state, learning_rate=np.inf)
+  assert metrics["nonfinite"].sum > 0
+  jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
 # ------------------------------------------------------------------------------- latents, retracing
 
 

@@ -144,18 +144,22 @@ def test_no_token_of_zero_probability(size):
 def test_no_token_of_zero_probability_where_a_running_sum_is_not_monotone():
   """Long blocks are summed in parallel: there a place of no mass can move the sum by a rounding.
 
-  These rows and numbers make plain "first place whose running sum exceeds the target" fail.
+  The numbers aim at such places, and "the first whose running sum exceeds the target" would err.
   """
-  size, rows = 2**18, 32
+  size, block, rows = 2**18, 512, 64  # all mass in the first of the blocks that a draw works with
   r = np.random.default_rng(0)
-  p = r.exponential(size=(rows, size)).astype(np.float32)
-  p[r.random(p.shape) < 0.9] = 0.0
-  running = np.cumsum(p.astype(np.float64), -1)
+  inside = r.exponential(size=(rows, block)).astype(np.float32)
+  inside[r.random(inside.shape) < 0.5] = 0.0
+  running = np.asarray(tiny.jit(lambda p: jnp.cumsum(p, -1))(inside))
+  moved = (running[:, 1:] > running[:, :-1]) & (inside[:, 1:] == 0)
+  assert moved.any(-1).sum() > rows / 2  # else this test shows nothing
+  u = running[np.arange(rows), moved.argmax(-1)] / inside.sum(-1)
+  p = np.pad(inside, [(0, 0), (0, size - block)])
   run = tiny.jit(sampling.inverse_cdf)
-  for _ in range(100):
-    u = running[np.arange(rows), r.integers(size, size=rows)] / running[:, -1]
-    token = np.asarray(run(p, np.minimum(u.astype(np.float32), LAST)))
+  for _ in range(6):
+    token = np.asarray(run(p, np.minimum(u, LAST)))
     assert (p[np.arange(rows), token] > 0).all()
+    u = np.nextafter(u, np.float32(1))
 
 
 # ---------------------------------------------------------------------------------------- rollouts
@@ -219,6 +223,17 @@ def test_samples_of_a_group_and_repeated_keys(drawn):
   assert any(len({tuple(r) for r in rows}) > 1 for rows in drawn.tokens)
   again = rollout(SHARP, ragged_prompts(), jax.random.key(0), np.float32(1.2), DECODING)
   jax.tree.map(np.testing.assert_array_equal, tuple(again), tuple(drawn))
+
+
+def test_every_place_draws_anew():
+  """A model without preferences draws each token from a uniform number of its own."""
+  flat = jax.tree.map(jnp.zeros_like, SHARP)
+  out = rollout(flat, ragged_prompts(), jax.random.key(0), np.float32(1.2), DECODING)
+  tokens, mask = np.asarray(out.tokens).reshape(12, 5), np.asarray(out.mask).reshape(12, 5)
+  long = tokens[mask.sum(-1) > 2]
+  assert len(long) > 6 and all(len(set(row)) > 1 for row in long)
+  assert len({tuple(row) for row in long}) == len(long)
+  np.testing.assert_allclose(np.asarray(out.logp)[np.asarray(out.mask)], -np.log(19), rtol=1e-5)
 
 
 def test_a_shared_prompt_equals_a_prompt_per_sample():

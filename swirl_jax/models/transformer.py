@@ -2,15 +2,15 @@
 
 Every call sees tokens [B, G, S]. They attend to three parts, each of which may be absent: the
 prompt that the group shares ([B, P], computed once), what each sample has already decoded
-([B, G, T], the cache), and the S tokens themselves, causally. So one piece of code is the prefill
-(G = 1), the teacher-forced pass over completions (prefix) and the decoding step (prefix and cache,
-S = 1).
+([B, G, T], the cache, into which a decoding step puts its one token first), or else the S tokens
+themselves, causally. So one piece of code is the prefill (G = 1), the teacher-forced pass over
+completions (prefix) and the decoding step (prefix and cache, S = 1).
 
 Raggedness is masks and positions: a masked token may stand anywhere in a row; it is never attended
 to, and positions count real tokens.
 
 Parameters are plain dicts; those of the layers are stacked on a leading axis L, whether the layers
-are scanned or unrolled.
+are scanned or unrolled. (`split_layers` takes them apart for an unrolled decoding loop.)
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from swirl_jax import sharding
+from swirl_jax.models.attention import KV, attend, rotate, write_cache
 from swirl_jax.sharding import BATCH
 
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": lambda x: nn.gelu(x, approximate=True)}
@@ -30,7 +31,6 @@ REMAT = {
   "full": jax.checkpoint_policies.nothing_saveable,
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-MASKED = -1e30  # finite, so that a row in which everything is masked gives garbage and not NaN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,9 @@ class TransformerConfig:
 
   `activation` silu makes the feed-forward SwiGLU, gelu_tanh GeGLU; `dtype` is the compute dtype;
   `scale_embedding` multiplies the embedded tokens by √D, as Gemma does; `scan_layers` scans over
-  the layers instead of unrolling them. Raises ValueError, naming the field, for what it can't be.
+  the layers instead of unrolling them: a small program, for deep models and accelerators. Unrolled
+  is faster on CPU, and a rollout then copies the layers' weights once. Raises ValueError, naming
+  the field, for what it can't be.
   """
 
   vocab_size: int
@@ -91,17 +93,6 @@ class TransformerConfig:
     return DTYPES[self.dtype]
 
 
-class KV(NamedTuple):
-  """Keys [B, K, G, d, S] and values [B, K, G, S, d] of one layer, or with a leading L of all; laid
-  out for the two matrix products.
-
-  Where the layers are unrolled, all layers' are a tuple of KV. A shared prompt's lack the axis G.
-  """
-
-  k: jax.Array
-  v: jax.Array
-
-
 class Prefix(NamedTuple):
   """A prompt that a group shares: its keys and values, mask bool [B, P], and length int32 [B] (real
   tokens).
@@ -125,81 +116,67 @@ class RMSNorm(nn.Module):
     return (y * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
-def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-  """Rotates pairs (i, i + d/2) by positions · theta^(−2i/d). arXiv:2104.09864.
+def rotary(config: TransformerConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Sine and cosine of positions · theta^(−2i/d), i < d/2. [B, G, S] → float32 [B, G, S, d/2] each.
 
-  x [B, K, G, R, S, d], positions [B, G, S] → the shape of x.
+  Once a pass and not once a layer.
   """
-  half = x.shape[-1] // 2
-  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions.astype(jnp.float32)[:, None, :, None, :, None] * frequency.reshape(
-    (1,) * 5 + (-1,)
-  )
-  sin, cos = jnp.sin(angle), jnp.cos(angle)
-  a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
-
-
-def attend(q: jax.Array, parts: list[tuple[str, KV, jax.Array]]) -> jax.Array:
-  """softmax(q k / sqrt d) v over the concatenation of parts. q [B, K, G, R, S, d] → the same shape.
-
-  A part is (the axes of its k between batch and features: 'bk' for a shared prompt or 'bkg' for a
-  sample's own), its KV and a mask that broadcasts to [B, K, G, R, S, keys].
-  """
-  scale = q.shape[-1] ** -0.5
-  scores = []
-  for axes, kv, mask in parts:
-    s = jnp.einsum(f"bkgrsd,{axes}dt->bkgrst", q, kv.k, preferred_element_type=jnp.float32) * scale
-    scores.append(jnp.where(mask, s, MASKED))
-  weights = jax.nn.softmax(jnp.concatenate(scores, -1), axis=-1).astype(q.dtype)
-  out, start = 0.0, 0
-  for axes, kv, _ in parts:
-    stop = start + kv.v.shape[-2]
-    out += jnp.einsum(f"bkgrst,{axes}td->bkgrsd", weights[..., start:stop], kv.v)
-    start = stop
-  return out
+  half = config.head_dim // 2
+  frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = positions.astype(jnp.float32)[..., None] * frequency.reshape(1, 1, 1, -1)
+  return jnp.sin(angle), jnp.cos(angle)
 
 
 class Attention(nn.Module):
   """Grouped-query attention with rotary positions; q, k, v in one kernel [D, K, H/K + 2, d], so
   that kv heads shard over `tensor`.
+
+  Without a cache it returns the KV of the tokens it is given; with one, the cache with the one
+  token's in it. `at` is that token's place in the cache and, of a stacked cache, the layer.
   """
 
   config: TransformerConfig
 
   @nn.compact
-  def __call__(self, h, positions, mask, prefix, cache, index):
+  def __call__(self, h, rotation, mask, prefix, cache, at):
     c, dtype = self.config, h.dtype
+    b, g, s, m = h.shape
     ratio = c.n_heads // c.n_kv_heads
     kernel = nn.initializers.variance_scaling(
       1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2, 3)
     )
     qkv = self.param("qkv", kernel, (c.d_model, c.n_kv_heads, ratio + 2, c.head_dim))
-    x = jnp.einsum("bgsm,mkrd->bkgrsd", h, qkv.astype(dtype))
+    # As two axes: einsum over all of them would transpose the kernel, in decoding once a token.
+    x = h @ qkv.astype(dtype).reshape(m, -1)
+    x = x.reshape(b, g, s, c.n_kv_heads, ratio + 2, c.head_dim).transpose(0, 3, 1, 4, 2, 5)
     if c.qkv_bias:
       bias = self.param("qkv_bias", nn.initializers.zeros, (c.n_kv_heads, ratio + 2, c.head_dim))
       x = x + bias.astype(dtype)[None, :, None, :, None, :]
     q, k, v = x[:, :, :, :ratio], x[:, :, :, ratio : ratio + 1], x[:, :, :, ratio + 1]
     if c.qk_norm:
       q, k = RMSNorm(c.norm_eps, name="q_norm")(q), RMSNorm(c.norm_eps, name="k_norm")(k)
-    q, k = rope(q, positions, c.rope_theta), rope(k, positions, c.rope_theta)
-    own = KV(k[:, :, :, 0].swapaxes(-1, -2), v)
+    q, k = rotate(q, rotation), rotate(k, rotation)
+    kv = KV(k[:, :, :, 0].swapaxes(-1, -2), v)
 
-    s = h.shape[2]
-    causal = jnp.tril(jnp.ones((s, s), bool))[None, None, None, None]
-    parts = [("bkg", own, causal & mask[:, None, :, None, None, :])]
-    if cache is not None:
-      before = jnp.arange(cache.v.shape[-2]) < index
-      parts.insert(0, ("bkg", cache, before.reshape((1,) * 5 + (-1,))))
+    if cache is None:
+      causal = jnp.tril(jnp.ones((s, s), bool))[None, None, None, None]
+      parts = [("bkg", kv, causal & mask[:, None, :, None, None, :])]
+    else:
+      index, layer = at
+      kv = write_cache(cache, kv, index, layer)
+      own = kv if layer is None else jax.tree.map(lambda a: a[layer], kv)
+      upto = jnp.arange(own.v.shape[-2]) <= index
+      parts = [("bkg", own, upto.reshape((1,) * 5 + (-1,)))]
     if prefix is not None:
-      kv, prefix_mask = prefix
-      parts.insert(0, ("bk", kv, prefix_mask[:, None, None, None, None, :]))
+      shared, prefix_mask = prefix
+      parts.insert(0, ("bk", shared, prefix_mask[:, None, None, None, None, :]))
     out = attend(q, parts)
     kernel = nn.initializers.variance_scaling(
       0.5 / c.n_layers, "fan_in", "normal", in_axis=(0, 1, 2), out_axis=3
     )
     w = self.param("out", kernel, (c.n_kv_heads, ratio, c.head_dim, c.d_model))
-    return jnp.einsum("bkgrsd,krdm->bgsm", out, w.astype(dtype)), own
+    out = out.transpose(0, 2, 4, 1, 3, 5).reshape(b, g, s, -1)
+    return out @ w.astype(dtype).reshape(-1, m), kv
 
 
 class Mlp(nn.Module):
@@ -225,16 +202,16 @@ class Mlp(nn.Module):
 class Block(nn.Module):
   """One pre-norm layer: h + attention(norm h), then h + mlp(norm h).
 
-  Returns h and the layer's new KV.
+  Returns h and the KV that `Attention` does.
   """
 
   config: TransformerConfig
 
   @nn.compact
-  def __call__(self, h, positions, mask, prefix=None, cache=None, index=None):
+  def __call__(self, h, rotation, mask, prefix=None, cache=None, at=None):
     eps = self.config.norm_eps
     a, kv = Attention(self.config, name="attention")(
-      RMSNorm(eps, name="attention_norm")(h), positions, mask, prefix, cache, index
+      RMSNorm(eps, name="attention_norm")(h), rotation, mask, prefix, cache, at
     )
     h = h + a
     h = h + Mlp(self.config, name="mlp")(RMSNorm(eps, name="mlp_norm")(h))
@@ -249,53 +226,61 @@ class Transformer(nn.Module):
   config: TransformerConfig
 
   @nn.compact
-  def __call__(self, tokens, positions, mask, prefix: Prefix | None = None, cache=None, index=None):
-    """Hidden states after the last norm, [B, G, S, D] in the compute dtype, and the new KV of all
-    layers.
+  def __call__(self, tokens, rotation, mask, prefix: Prefix | None = None, cache=None, index=None):
+    """Hidden states after the last norm, [B, G, S, D] in the compute dtype, and the KV of all
+    layers: the tokens', or the cache with them in it.
 
     Args:
-      tokens: int32 [B, G, S]; positions: int32 [B, G, S], counting real tokens; mask: bool
-        [B, G, S].
+      tokens: int32 [B, G, S]; rotation: of their positions (see `rotary`), which count real tokens;
+        mask: bool [B, G, S].
       prefix: a shared prompt (see `prefill`), or None.
-      cache: the KV of each sample's T decoded tokens, the first `index` of which are there, or
-        None.
+      cache: the KV of each sample's T decoded tokens (see `empty_cache`), the first `index` of
+        which are there, or None. With a cache S is 1 and the token a real one.
     """
     c = self.config
     width = nn.initializers.normal(c.d_model**-0.5)
     embedding = self.param("embedding", width, (c.vocab_size, c.d_model))
     if not c.tie_embeddings:
       self.param("head", width, (c.d_model, c.vocab_size))
-    layers = self.param("layers", self._init_layers)
+    layers = self.get_variable("params", "layers") or self.param("layers", self._init_layers)
     h = embedding[tokens].astype(c.compute_dtype)
     if c.scale_embedding:
       h = h * jnp.asarray(c.d_model**0.5, h.dtype)
     h = sharding.constrain(h, BATCH)
     shared = None if prefix is None else prefix.kv
 
-    def layer(h, xs):
-      params, shared_l, cache_l = xs
+    def layer(h, params, shared_l, cache, i=None):
       shared_l = None if shared_l is None else (shared_l, prefix.mask)
       return Block(c, parent=None).apply(
-        {"params": params}, h, positions, mask, shared_l, cache_l, index
+        {"params": params}, h, rotation, mask, shared_l, cache, (index, i)
       )
+
+    def body(carry, xs):  # The stacked cache is carried, so that a token is written in place.
+      h, cache = carry
+      params, shared_l, i = xs
+      h, kv = layer(h, params, shared_l, cache, i)
+      return ((h, None), kv) if cache is None else ((h, kv), None)
 
     if c.remat != "none":
       layer = jax.checkpoint(layer, policy=REMAT[c.remat], prevent_cse=not c.scan_layers)
     if c.scan_layers:
-      h, kv = jax.lax.scan(layer, h, (layers, shared, cache))
+      (h, cache), kv = jax.lax.scan(body, (h, cache), (layers, shared, jnp.arange(c.n_layers)))
+      kv = kv or cache
     else:
       kv = ()
       for i in range(c.n_layers):
-        take = jax.tree.map(lambda p, i=i: p[i], layers)
-        h, own = layer(h, (take, shared and shared[i], cache and cache[i]))
-        kv += (own,)
+        split = isinstance(layers, tuple)
+        params = layers[i] if split else jax.tree.map(lambda p, i=i: p[i], layers)
+        h, kv_l = layer(h, params, shared and shared[i], cache and cache[i])
+        kv += (kv_l,)
     return RMSNorm(c.norm_eps, name="final_norm")(h), kv
 
   def _init_layers(self, key):
     c = self.config
     h = jnp.zeros((1, 1, 1, c.d_model))
     at, on = jnp.zeros((1, 1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
-    one = lambda k: Block(c, parent=None).init(k, h, at, on)["params"]  # noqa: E731
+    rotation = rotary(c, at)
+    one = lambda k: Block(c, parent=None).init(k, h, rotation, on)["params"]  # noqa: E731
     return jax.vmap(one)(jax.random.split(key, c.n_layers))
 
 
@@ -304,7 +289,7 @@ def init_params(config: TransformerConfig, key: jax.Array) -> Any:
   down by the depth.
   """
   at, on = jnp.zeros((1, 1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
-  return Transformer(config).init(key, at, at, on)["params"]
+  return Transformer(config).init(key, at, rotary(config, at), on)["params"]
 
 
 def head_kernel(params: Any, config: TransformerConfig) -> jax.Array:
@@ -313,17 +298,18 @@ def head_kernel(params: Any, config: TransformerConfig) -> jax.Array:
 
 
 def apply(
-  params, config: TransformerConfig, segment, *, prefix=None, cache=None, index=None, positions=None
+  params, config: TransformerConfig, segment, *, prefix=None, cache=None, index=None, rotation=None
 ):
   """`Transformer` on a Segment [B, G, S]; positions count the real tokens, from the prefix's length
-  on where there is one.
+  on where there is one, unless their rotation is given.
   """
-  if positions is None:
+  if rotation is None:
     positions = jnp.maximum(jnp.cumsum(segment.mask, -1, dtype=jnp.int32) - 1, 0)
     if prefix is not None:
       positions = positions + prefix.length[:, None, None]
+    rotation = rotary(config, positions)
   return Transformer(config).apply(
-    {"params": params}, segment.tokens, positions, segment.mask, prefix, cache, index
+    {"params": params}, segment.tokens, rotation, segment.mask, prefix, cache, index
   )
 
 
@@ -376,8 +362,9 @@ def compute_params(params: Any, config: TransformerConfig) -> Any:
 
 def empty_cache(config: TransformerConfig, batch: int, group: int, length: int):
   """Zeros for `length` tokens of B × G samples, [B, K, G, d, T] and [B, K, G, T, d], in the layout
-  that the config's layers take.
+  that the config's layers take. T is `length` rounded up to a multiple of 16, which vectors like.
   """
+  length = -(-length // 16) * 16
   lead = (config.n_layers,) if config.scan_layers else ()
   shape, d = lead + (batch, config.n_kv_heads, group), config.head_dim
 
@@ -388,9 +375,20 @@ def empty_cache(config: TransformerConfig, batch: int, group: int, length: int):
   return make() if config.scan_layers else tuple(make() for _ in range(config.n_layers))
 
 
-def write_cache(cache, kv, index):
-  """Puts one token's new KV at place `index` of every sample's cache."""
-  at = jax.lax.dynamic_update_slice_in_dim
-  if isinstance(cache, KV):
-    return KV(at(cache.k, kv.k, index, -1), at(cache.v, kv.v, index, -2))
-  return tuple(write_cache(c, new, index) for c, new in zip(cache, kv, strict=True))
+def split_layers(params: Any, config: TransformerConfig, after: jax.Array) -> Any:
+  """The parameters for a loop of many passes. Where layers are unrolled, each gets arrays of its
+  own: a slice of the stack is a copy, and XLA moves plain slices into the loop, to every pass.
+
+  `after`, a non-negative integer that the program computes, keeps them out of the loop, and the
+  copies from being made before it is known, so that they use the memory of what came before.
+  (optimization_barrier does not: XLA's CPU compiler drops it before it orders operations.)
+  """
+  if config.scan_layers:
+    return params
+  zero = jnp.minimum(after, 0)
+
+  def take(i):
+    at = lambda p: jax.lax.dynamic_index_in_dim(p, i + zero, keepdims=False)  # noqa: E731
+    return jax.tree.map(at, params["layers"])
+
+  return {**params, "layers": tuple(take(i) for i in range(config.n_layers))}

@@ -66,11 +66,10 @@ def decode(params, config, prompt, target):
   cache, out = transformer.empty_cache(config, b, g, length), []
   for t in range(length):
     token = Segment(target.tokens[..., t : t + 1], jnp.ones((b, g, 1), bool))
-    positions = jnp.broadcast_to(prefix.length[:, None, None] + t, (b, g, 1))
-    hidden, kv = transformer.apply(
-      params, config, token, prefix=prefix, cache=cache, index=t, positions=positions
+    rotation = transformer.rotary(config, prefix.length[:, None, None] + t)
+    hidden, cache = transformer.apply(
+      params, config, token, prefix=prefix, cache=cache, index=t, rotation=rotation
     )
-    cache = transformer.write_cache(cache, kv, t)
     out.append(hidden[:, :, 0])
   return last, jnp.stack(out, 2)
 

@@ -1,0 +1,68 @@
+"""What attention computes with: keys and values, their cache, rotary positions, one softmax over
+several parts.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e30  # finite, so that a row in which everything is masked gives garbage and not NaN
+
+
+class KV(NamedTuple):
+  """Keys [B, K, G, d, S] and values [B, K, G, S, d] of one layer, or with a leading L of all; laid
+  out for the two matrix products.
+
+  Where the layers are unrolled, all layers' are a tuple of KV. A shared prompt's lack the axis G.
+  """
+
+  k: jax.Array
+  v: jax.Array
+
+
+def write_cache(cache: KV, new: KV, index, layer=None) -> KV:
+  """Puts one token's KV of one layer at place `index` of every sample's cache; `layer` says where
+  in a stacked cache.
+  """
+
+  def put(old, new, axis):
+    start = [0] * old.ndim
+    start[axis] = index
+    if layer is not None:
+      start[0], new = layer, new[None]
+    return jax.lax.dynamic_update_slice(old, new, start)
+
+  return KV(put(cache.k, new.k, -1), put(cache.v, new.v, -2))
+
+
+def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Rotates pairs (i, i + d/2). arXiv:2104.09864.
+
+  x [B, K, G, R, S, d], rotation as of `rotary`; its axis G may be 1 → the shape of x.
+  """
+  half = x.shape[-1] // 2
+  sin, cos = (a[:, None, :, None] for a in rotation)
+  a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+
+
+def attend(q: jax.Array, parts: list[tuple[str, KV, jax.Array]]) -> jax.Array:
+  """softmax(q k / sqrt d) v over the concatenation of parts. q [B, K, G, R, S, d] → the same shape.
+
+  A part is (the axes of its k between batch and features: 'bk' for a shared prompt or 'bkg' for a
+  sample's own), its KV and a mask that broadcasts to [B, K, G, R, S, keys].
+  """
+  scale, scores = q.shape[-1] ** -0.5, []
+  for axes, kv, mask in parts:
+    s = jnp.einsum(f"bkgrsd,{axes}dt->bkgrst", q, kv.k, preferred_element_type=jnp.float32) * scale
+    scores.append(jnp.where(mask, s, MASKED))
+  top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
+  weights = [jnp.exp(s - jax.lax.stop_gradient(top)) for s in scores]
+  total = sum(w.sum(-1, keepdims=True) for w in weights)
+  out = sum(
+    jnp.einsum(f"bkgrst,{axes}td->bkgrsd", w.astype(q.dtype), kv.v)
+    for w, (axes, kv, _) in zip(weights, parts, strict=True)
+  )
+  return (out / total).astype(q.dtype)
