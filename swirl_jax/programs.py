@@ -16,6 +16,7 @@ import numpy as np
 from swirl_jax import phases, prompts, roles, sampling, sft, sharding
 from swirl_jax.models import transformer
 from swirl_jax.optimizer import Schedule
+from swirl_jax.plan import Stage
 from swirl_jax.settings import PhaseSettings, Settings, SftSettings, model_config
 from swirl_jax.types import PolicyState
 
@@ -105,6 +106,19 @@ def phase_spec(
     anchor=settings.anchor > 0,
     **{name: getattr(settings, name) for name in same},
   )
+
+
+def stage_spec(stage: Stage, players: Roles) -> phases.PhaseSpec | sft.SftSpec:
+  """The static choices of a stage. Raises ValueError for what they can't be.
+
+  Where reference and frozen model are one tree (shared weights, the reference reset), it is passed
+  once.
+  """
+  if stage.kind != "sft":
+    same = stage.reference == stage.frozen
+    return phase_spec(stage.settings, players, phase=stage.kind, shared=same)
+  fields = tuple(players.of(field) for field in stage.fields)
+  return sft_spec(stage.settings, fields, hide_z=stage.hide_z)
 
 
 def schedule(settings, steps: int) -> Schedule:

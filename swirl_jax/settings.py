@@ -56,6 +56,9 @@ class ModelSettings:
   dtype: str = "float32"
   logprob_chunk: int = 256
 
+  def __post_init__(self):
+    _at_least("logprob_chunk", self.logprob_chunk, 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
@@ -68,6 +71,11 @@ class OptimizerSettings:
   schedule: str = "cosine"
   weight_decay: float = 0.0
   clip_norm: float = 1.0
+
+  def __post_init__(self):
+    if not 0.0 < self.learning_rate < float("inf"):
+      raise ValueError(f"learning_rate = {self.learning_rate}: allowed is a number above 0.")
+    _at_least("warmup_steps", self.warmup_steps, 0)
 
   def build(self) -> AdamW:
     return AdamW(weight_decay=self.weight_decay, clip_norm=self.clip_norm, schedule=self.schedule)
@@ -138,8 +146,10 @@ class PhaseSettings:
   latent_floor: float = -2.0
 
   def __post_init__(self):
-    for name, low in (("steps", 0), ("prompts", 1), ("group", 2), ("anchor", 0), ("keep", 0)):
-      _at_least(name, getattr(self, name), low)
+    for name in ("steps", "anchor", "keep", "micro_batch"):
+      _at_least(name, getattr(self, name), 0)
+    _at_least("prompts", self.prompts, 1)
+    _at_least("group", self.group, 2)
     _one_of("latents", self.latents, LATENTS)
     _one_of("reference", self.reference, phases.REFERENCES)
     if self.keep > self.prompts:
@@ -147,8 +157,9 @@ class PhaseSettings:
     for name in ("temperature", "latent_temperature", "importance_cap"):
       if getattr(self, name) <= 0:
         raise ValueError(f"{name} = {getattr(self, name)}: allowed is more than 0.")
-    if self.beta < 0:
-      raise ValueError(f"beta = {self.beta}: allowed is 0 or more.")
+    for name in ("beta", "clip_low", "clip_high", "anchor_weight"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name} = {getattr(self, name)}: allowed is 0 or more.")
     for count in ("prompts", "anchor", "keep"):
       value = getattr(self, count)
       if self.micro_batch and value % self.micro_batch and count != "anchor":
@@ -208,6 +219,10 @@ class EvaluationSettings:
   turns: int = 5
   chains: int = 50
   gallery: int = 24
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      _at_least(field.name, getattr(self, field.name), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,6 +340,8 @@ def _convert(hint, value, path: str):
       raise ValueError(f"{path} = {value!r}: a tuple of names is needed.")
     return tuple(value)
   if typing.get_origin(hint) is not None:
+    if not isinstance(value, Mapping):
+      raise ValueError(f"{path} = {value!r}: a group of fields is needed.")
     return types.MappingProxyType(dict(value))
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)

@@ -32,13 +32,10 @@ class StageRun:
     self.is_phase = stage.kind != "sft"
     self.best, self.latents, self.step = None, None, 0
     self.early = {"score": -1.0, "bad": 0}
+    self.spec = programs.stage_spec(stage, run.players)
     if self.is_phase:
-      shared = run.settings.weights == "shared"
-      self.spec = programs.phase_spec(self.settings, run.players, phase=stage.kind, shared=shared)
       self.hyper = programs.hyper(dataclasses.replace(self.settings, steps=stage.steps))
     else:
-      roles = tuple(run.players.of(field) for field in stage.fields)
-      self.spec = programs.sft_spec(self.settings, roles, hide_z=stage.hide_z)
       self.hyper = programs.schedule(self.settings, stage.steps)
 
   def begin(self) -> None:
@@ -194,8 +191,8 @@ class StageRun:
     path = dump(run.folder / "failed", name, {"state": self.state, "batch": batch})
     raise TrainingError(
       f"stage {stage.name}, iteration {stage.iteration}, step {self.step}: loss, gradient or "
-      f"reward is not finite ({metrics.to_floats(found)}). The state before the step and its batch are in "
-      f"{path}; checkpoints are untouched."
+      f"reward is not finite ({metrics.to_floats(found)}). "
+      f"The state before the step and its batch are in {path}; checkpoints are untouched."
     )
 
   def _row(self, found, seconds: float) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   )
   world = builders.get(settings.world["name"])
   players = programs.make_roles(settings, world.tokenizer, inputs.lengths_of(world))
-  make_plan(settings)
+  for stage in make_plan(settings):
+    programs.stage_spec(stage, players)
   folder = pathlib.Path(workdir)
   open_workdir(config, folder)
   data = inputs.load(settings, settings.data.dir or str(folder / "data"))
