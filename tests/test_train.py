@@ -250,8 +250,8 @@ def test_another_config_is_refused(whole):
   ("phase1.group=1", "config.phase1: group = 1"),
   ("model.max_len=20", "max_len = 20"),
   ("data.fwm_labels=201", "201"),
-    ("phase2.ratio=sequences", "phase.ratio = 'sequences'"),
-    ("phase1.optimizer.schedule=linear", "optimizer.schedule = 'linear'"),
+  ("phase2.ratio=sequences", "phase.ratio = 'sequences'"),
+  ("phase1.optimizer.schedule=linear", "optimizer.schedule = 'linear'"),
 ])  # fmt: skip
 def test_bad_settings_get_one_clear_error(override, said, tmp_path):
   code, out = run(tmp_path / "run", override)
