@@ -234,31 +234,6 @@ class Progress:
     self._printed, self._pending = self._clock(), False
 
 
-class Throughput:
-  """Counts tokens and samples between two readings."""
-
-  def __init__(self, clock: Callable[[], float] = time.perf_counter):
-    self._clock = clock
-    self._reset()
-
-  def add(self, *, tokens: float = 0, samples: float = 0) -> None:
-    self._tokens += tokens
-    self._samples += samples
-
-  def read(self) -> dict[str, float]:
-    """Seconds since the last reading, tokens and samples per second; starts anew."""
-    seconds = self._clock() - self._start
-    rates = {"seconds": seconds}
-    if seconds > 0:
-      rates |= {"tokens_per_second": self._tokens / seconds,
-                "samples_per_second": self._samples / seconds}
-    self._reset()
-    return rates
-
-  def _reset(self) -> None:
-    self._start, self._tokens, self._samples = self._clock(), 0, 0
-
-
 def device_peak_flops(device: jax.Device) -> float | None:
   """Dense bfloat16 FLOP/s of the device; None where it isn't known (a CPU)."""
   kind = device.device_kind

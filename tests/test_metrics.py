@@ -184,19 +184,6 @@ def test_progress_on_a_terminal_draws_a_bar():
   assert "\r" in out.getvalue() and "3/3" in out.getvalue() and "reward=0.5" in out.getvalue()
 
 
-def test_throughput():
-  clock = Clock()
-  throughput = metrics.Throughput(clock)
-  throughput.add(tokens=100, samples=4)
-  throughput.add(tokens=100, samples=4)
-  clock.now = 2.0
-  assert throughput.read() == {
-    "seconds": 2.0, "tokens_per_second": 100.0, "samples_per_second": 4.0}
-  assert throughput.read() == {"seconds": 0.0}
-  clock.now = 3.0
-  assert throughput.read() == {"seconds": 1.0, "tokens_per_second": 0.0, "samples_per_second": 0.0}
-
-
 @pytest.mark.parametrize("kind, peak", [
   ("TPU v4", 275e12), ("TPU v5 lite", 197e12), ("TPU v5e", 197e12), ("TPU v5", 459e12),
   ("TPU v5p", 459e12), ("TPU v6 lite", 918e12), ("TPU v6e", 918e12),
