@@ -146,20 +146,22 @@ def _uses_prior(phase: PhaseSettings) -> bool:
 def _warmup(settings: Settings, shared: bool) -> list[Stage]:
   pre, fwm, idm = settings.pretrain, settings.warmup_fwm, settings.warmup_idm
   start = "prior" if pre.steps else None
-  stages = [
-    Stage(
-      "pretrain",
-      "warmup",
-      "sft",
-      pre,
-      "prior",
-      pre.steps,
-      ("y",),
-      ("unlabelled",),
-      hide_z=True,
-      splits=(),
+  stages = []
+  if pre.steps:
+    stages.append(
+      Stage(
+        "pretrain",
+        "warmup",
+        "sft",
+        pre,
+        "prior",
+        pre.steps,
+        ("y",),
+        ("unlabelled",),
+        hide_z=True,
+        splits=(),
+      )
     )
-  ]
   if shared:
     stages.append(
       Stage(

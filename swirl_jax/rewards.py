@@ -16,9 +16,9 @@ from swirl_jax.types import Rollout, Segment, Transition
 
 @dataclasses.dataclass(frozen=True)
 class RewardSpec:
-  """Static. The authors' settings (arXiv:2602.06130 and its code): mean, floor −10, the end
-  marker counted in Phase II alone.
+  """Static. Mean over tokens and a floor of −10 are the authors' settings (arXiv:2602.06130, code).
 
+  count_end: whether the end marker's log-probability counts; with the authors in Phase II alone.
   prior: add the z-free model's log P0(ŷ|x), reduced alike (Phase I): then reward and samples obey
   Bayes' rule.
   """
