@@ -117,38 +117,49 @@ def test_a_run_leaves_what_reproduces_it(whole):
     "phase2",
     "labels_only",
     "pseudo_labels",
-    "plain_phase1",
   ]
   positions = [row["position"] for row in rows(workdir)]
   assert positions == sorted(set(positions))
   scored = {(r["method"], r["model"], r["split"]) for r in rows(workdir, "evaluations.jsonl")}
-  for method in ("warmup", "swirl", "labels_only", "pseudo_labels", "plain_phase1"):
+  for method in ("warmup", "swirl", "labels_only", "pseudo_labels"):
     assert (method, "fwm", "test") in scored and (method, "fwm", "heldout") in scored
   assert {("warmup", "idm", "test"), ("swirl", "idm", "test")} <= scored
   assert "reward" in out or "phase1" in out  # the progress bar
 
 
 def test_each_step_is_compiled_once(whole):
-  """Two iterations of two phases and a plain one: three programs. Supervised: P0, the FWM's and
-  the IDM's warm-up, labels alone, and labels with pseudo-labels, whose actions are wider."""
+  """Two iterations of two phases: two programs. Supervised: P0, the FWM's warm-up (which labels
+  alone share), the IDM's, and labels with pseudo-labels, whose actions are wider."""
   _, out = whole
-  for name, programs in (("phase_step", 3), ("sft_step", 5)):
+  for name, programs in (("phase_step", 2), ("sft_step", 4)):
     assert out.count(f"Finished jaxpr to MLIR module conversion jit({name})") == programs
 
 
 @pytest.mark.parametrize(
   "overrides",
   [
-    ("weights=shared",),
-    ("phase1.latents=cached", "phase1.latent_floor=-9.0", "phase1.reward.prior=True"),
-    ("phase1.reference=prior", "swirl.reset_reference=False", "swirl.order=('phase2','phase1')"),
+    ("compare=()", "weights=shared"),
+    (
+      "compare=('plain_phase1',)",
+      "phase1.latents=cached",
+      "phase1.latent_floor=-9.0",
+      "phase1.reward.prior=True",
+    ),
+    (
+      "compare=()",
+      "phase1.reference=prior",
+      "swirl.reset_reference=False",
+      "swirl.order=('phase2','phase1')",
+    ),
   ],
 )
 def test_other_settings_run_too(overrides, tmp_path):
-  code, out = run(tmp_path / "run", "compare=()", "swirl.iterations=1", *overrides)
+  code, out = run(tmp_path / "run", "swirl.iterations=1", *overrides)
   assert code == 0, out
   scored = rows(tmp_path / "run", "evaluations.jsonl")
   assert {r["model"] for r in scored if r["method"] == "swirl"} >= {"fwm", "idm", "multi_turn"}
+  plain = [r for r in scored if r["method"] == "plain_phase1"]
+  assert bool(plain) == ("compare=('plain_phase1',)" in overrides)
 
 
 def test_starting_a_finished_run_again_does_nothing(whole):
