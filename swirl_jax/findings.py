@@ -17,7 +17,7 @@ METHODS = {
   "warmup": "Warm-up",
   "labels_only": "Labels only",
   "pseudo_labels": "Pseudo-labels + labels",
-  "plain_phase1": "Phase I as in the paper",
+  "plain_phase1": "Plain Phase I",
   "swirl": "SWIRL",
 }
 STAGES = {  # method → the stages of metrics.jsonl that it is made of

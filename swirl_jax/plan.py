@@ -125,8 +125,8 @@ def needed(plan: tuple[Stage, ...], index: int) -> set[str]:
 
 
 def paper_phase(phase: PhaseSettings) -> PhaseSettings:
-  """The paper's plain step: the same learning rate, samples and prompts to update on; no dynamic
-  sampling, label anchor or prior.
+  """The plain step: the paper's algorithm in the run's own settings (learning rate, samples,
+  prompts, temperature, β), without dynamic sampling, label anchor or prior.
   """
   reward = dataclasses.replace(phase.reward, prior=False)
   return dataclasses.replace(

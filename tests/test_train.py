@@ -227,7 +227,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(whole, tmp_pa
 
 def test_two_processes_equal_one(tmp_path):
   """Two processes with a device each, the batch split over both, against one: the first step of
-  each phase, from the same parameters, has the same numbers."""
+  Phase I, from the same parameters, has the same numbers."""
   short = (
     "compare=()",
     "swirl.iterations=1",
