@@ -70,9 +70,21 @@ def players_of(settings: Settings) -> tuple[programs.Roles, programs.Lengths]:
     return programs.make_roles(settings, real.tokenizer, lengths), lengths
   lengths = programs.Lengths(world["state"], world["action"])
   players = programs.make_roles(settings, StandInTokenizer(world["vocabulary"]), lengths)
-  fwm = with_instruction(players.fwm, behind="x", length=world["fwm_prompt"], lengths=lengths)
+  fwm = of_images(players.fwm, lengths, codes=tuple(world["codes"]))
+  fwm = with_instruction(fwm, behind="x", length=world["fwm_prompt"], lengths=lengths)
   idm = with_instruction(players.idm, behind="y", length=world["idm_prompt"], lengths=lengths)
   return dataclasses.replace(players, fwm=fwm, idm=idm), lengths
+
+
+def of_images(fwm, lengths: programs.Lengths, *, codes: tuple[int, int]):
+  """The FWM as of a world whose state is an image: exactly that many codes are sampled, out of a
+  range of ids, and two markers behind them are scored and not sampled.
+  """
+  decoding = dataclasses.replace(fwm.decoding, length=lengths.state, end=None, allowed=(codes,))
+  end = (tokenizers.SEP, *fwm.template.end)  # Liquid's are <eoi> <eos>
+  return dataclasses.replace(
+    fwm, decoding=decoding, template=dataclasses.replace(fwm.template, end=end)
+  )
 
 
 def prompt_length(template: prompts.Template, lengths: programs.Lengths) -> int:
@@ -222,12 +234,13 @@ def describe(settings: Settings, kind: str) -> str:
   policy, frozen = players.of("y"), players.of("z")
   if kind == "phase2":
     policy, frozen = frozen, policy
-  drawn, scored = policy.decoding.length, frozen.decoding.length
+  length = {"y": lengths.state, "z": lengths.action}
+  scored = length[frozen.field] + len(frozen.template.end)
   return (
     f"{kind}: {phase.prompts} prompts x {phase.group} samples; "
     f"{players.fwm.config.vocab_size:,} words; micro_batch {phase.micro_batch}; the policy's "
-    f"prompt {prompt_length(policy.template, lengths)} + {drawn} sampled and scored; the frozen "
-    f"model's prompt {prompt_length(frozen.template, lengths)} + {scored} scored"
+    f"prompt {prompt_length(policy.template, lengths)} + {policy.decoding.length} sampled; the "
+    f"frozen model's prompt {prompt_length(frozen.template, lengths)} + {scored} scored"
   )
 
 

@@ -19,12 +19,13 @@ def get_config(chip="v5p"):
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.weights = "separate"
-  # state: 1,024 codes and one image marker; with <eos> behind it 1,026 tokens are scored. The
+  # A state is 1,024 codes, sampled from `codes` alone; two markers behind them are scored. The
   # prompts' lengths are reached by literal tokens, where Liquid's have an instruction.
   c.world = {
     "name": "lengths",
     "vocabulary": 264_448,
-    "state": 1025,
+    "codes": (256_000, 264_192),
+    "state": 1024,
     "action": 63,
     "fwm_prompt": 1152,
     "idm_prompt": 2200,

@@ -18,7 +18,7 @@ def get_config():
   c.data = {"fwm_labels": 150, "idm_labels": 1000, "dir": ""}
   c.model = {
     "d_model": 96, "n_layers": 3, "n_heads": 4, "n_kv_heads": 4, "head_dim": 24, "d_ff": 256,
-    "max_len": 0, "rope_theta": 10_000.0, "norm_eps": 1e-6, "activation": "silu",
+    "vocab_size": 0, "max_len": 0, "rope_theta": 10_000.0, "norm_eps": 1e-6, "activation": "silu",
     "tie_embeddings": True, "scale_embedding": False, "qkv_bias": False, "qk_norm": False,
     "scan_layers": False, "remat": "none", "dtype": "float32", "logprob_chunk": 2048,
   }

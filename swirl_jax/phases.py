@@ -59,12 +59,11 @@ class Hyper(NamedTuple):
   anchor_weight: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
-class PhaseSpec:
-  """Every static choice of a phase. Raises ValueError, naming the field, for what it does not know.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Algorithm:
+  """The static choices of a phase's algorithm. Raises ValueError, naming the field, for what it
+  does not know.
 
-  policy, frozen: the two roles. latent: the role that draws z where a batch has none (the IDM with
-  a group of 1), Phase I only.
   reward: how the frozen role's log-probability becomes a number. advantages, ratio, reduction, kl,
   kl_in: see `objectives`.
   reference: "none" (β = 0: no reference pass), "snapshot", "frozen" (the same tree as the frozen
@@ -74,14 +73,10 @@ class PhaseSpec:
   micro_batch: prompts whose activations exist at a time, 0 for all. inner_epochs: μ, updates per
   rollout.
   correct_sampler: truncated importance weights. mask_truncated: samples without end marker carry no
-  loss. anchor: a labelled loss beside it.
+  loss.
   """
 
-  policy: Role
-  frozen: Role
-  optimizer: AdamW
   reward: RewardSpec = RewardSpec()
-  latent: Role | None = None
   advantages: str = "grpo"
   ratio: str = "token"
   reduction: str = "token"
@@ -93,7 +88,6 @@ class PhaseSpec:
   inner_epochs: int = 1
   correct_sampler: bool = False
   mask_truncated: bool = False
-  anchor: bool = False
 
   def __post_init__(self):
     choices = {
@@ -116,6 +110,21 @@ class PhaseSpec:
     for name in ("keep", "micro_batch"):
       if getattr(self, name) < 0:
         raise ValueError(f"phase.{name} = {getattr(self, name)}: allowed is a whole number from 0.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseSpec(Algorithm):
+  """A phase: the algorithm and who plays.
+
+  policy, frozen: the two roles. latent: the role that draws z where a batch has none (the IDM with
+  a group of 1), Phase I only. anchor: a labelled loss beside the surrogate.
+  """
+
+  policy: Role
+  frozen: Role
+  optimizer: AdamW
+  latent: Role | None = None
+  anchor: bool = False
 
 
 class Experience(NamedTuple):
@@ -193,7 +202,7 @@ def _collect(
     metrics["kept_spread"] = Mean.of(objectives.group_spread(reward))
 
   target = Segment(drawn.tokens, drawn.mask)
-  logprobs = lambda params, t, s: spec.policy.logprobs(params, t, s)[0]  # noqa: E731
+  logprobs = lambda p, t, s: spec.policy.logprobs(p, t, s, sampled=True)[0]  # noqa: E731
   logp_old = logp_ref = None
   if spec.inner_epochs > 1:
     logp_old = _micro(lambda t, s: logprobs(state.params, t, s), (transition, target), spec)
@@ -310,8 +319,8 @@ def policy_loss(
     return weight * jnp.where(mask, loss, 0.0), metrics
 
   if spec.ratio == "token":
-    return spec.policy.separable_loss(params, e.transition, e.target, data, terms)
-  logp, entropy = spec.policy.logprobs(params, e.transition, e.target)
+    return spec.policy.separable_loss(params, e.transition, e.target, data, terms, sampled=True)
+  logp, entropy = spec.policy.logprobs(params, e.transition, e.target, sampled=True)
   loss, metrics = terms(logp, entropy, data)
   return loss.sum(), metrics
 

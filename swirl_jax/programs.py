@@ -51,12 +51,11 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
   config = model_config(settings, vocab_size=tokenizer.vocab_size, needed_len=needed)
 
   def role(template, length):
-    decoding = sampling.Decoding(length=length + 1, group=1, end=template.end)
+    decoding = sampling.Decoding(length=length + 1, group=1, end=template.end[-1])
     return roles.TransformerRole(
       config,
       template,
       decoding,
-      chunk=settings.model.logprob_chunk,
       gather=settings.mesh.rollout_gather,
     )
 
@@ -84,27 +83,14 @@ def phase_spec(
   reference = settings.reference if settings.beta else "none"
   if shared and reference == "snapshot":
     reference = "frozen"
-  same = (
-    "reward",
-    "advantages",
-    "ratio",
-    "reduction",
-    "kl",
-    "kl_in",
-    "keep",
-    "micro_batch",
-    "inner_epochs",
-    "correct_sampler",
-    "mask_truncated",
-  )
+  algorithm = {f.name: getattr(settings, f.name) for f in dataclasses.fields(phases.Algorithm)}
   return phases.PhaseSpec(
     policy=sampler(policy, group=settings.group, top_k=settings.top_k, top_p=settings.top_p),
     frozen=frozen,
     latent=players.idm if phase == "phase1" else None,
     optimizer=settings.optimizer.build(),
-    reference=reference,
     anchor=settings.anchor > 0,
-    **{name: getattr(settings, name) for name in same},
+    **(algorithm | {"reference": reference}),
   )
 
 

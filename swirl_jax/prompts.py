@@ -19,12 +19,12 @@ FIELDS = Transition._fields
 @dataclasses.dataclass(frozen=True)
 class Template:
   """A prompt's pieces, in order: tuples of token ids, or the name of a field of the transition;
-  then the field to complete and its end marker.
+  then the field to complete and the markers that end it.
   """
 
   prompt: tuple[str | tuple[int, ...], ...]
   target: str
-  end: int
+  end: tuple[int, ...]
 
   def __post_init__(self):
     for piece in (*self.prompt, self.target):
@@ -34,6 +34,8 @@ class Template:
       raise ValueError(
         f"template: a prompt must begin and end with literal tokens; found {self.prompt}"
       )
+    if not self.end:
+      raise ValueError("template: a completion needs an end marker; found none")
 
 
 class Scored(NamedTuple):
@@ -55,13 +57,13 @@ def fwm_template(tokenizer) -> Template:
   what the z-free model learnt about copying then holds for the FWM that starts from it.
   """
   t = tokenizer
-  return Template(((t.bos, t.fwm), "z", (t.sep,), "x", (t.sep,)), "y", t.eos)
+  return Template(((t.bos, t.fwm), "z", (t.sep,), "x", (t.sep,)), "y", (t.eos,))
 
 
 def idm_template(tokenizer) -> Template:
   """`<bos> <idm> x <sep> y <sep>` → `z <eos>`."""
   t = tokenizer
-  return Template(((t.bos, t.idm), "x", (t.sep,), "y", (t.sep,)), "z", t.eos)
+  return Template(((t.bos, t.idm), "x", (t.sep,), "y", (t.sep,)), "z", (t.eos,))
 
 
 def concatenate(segments: list[Segment]) -> Segment:
@@ -122,18 +124,21 @@ def per_sample(segment: Segment, group: int) -> Segment:
   return Segment(*(jnp.broadcast_to(a[:, None], (a.shape[0], group, a.shape[1])) for a in segment))
 
 
-def with_end(segment: Segment, end: int) -> Segment:
-  """Puts the end marker behind the last real token: [..., S] → [..., S + 1]."""
+def with_end(segment: Segment, end: tuple[int, ...]) -> Segment:
+  """Puts the end markers behind the last real token: [..., S] → [..., S + len(end)]."""
   n = segment.mask.sum(-1, keepdims=True)
-  pad = [(0, 0)] * (segment.mask.ndim - 1) + [(0, 1)]
-  place = jnp.arange(segment.mask.shape[-1] + 1).reshape((1,) * (segment.mask.ndim - 1) + (-1,))
-  tokens = jnp.where(place == n, end, jnp.pad(segment.tokens, pad))
-  return Segment(tokens.astype(jnp.int32), place <= n)
+  lead = segment.mask.ndim - 1
+  tokens = jnp.pad(segment.tokens, [(0, 0)] * lead + [(0, len(end))])
+  place = jnp.arange(tokens.shape[-1]).reshape((1,) * lead + (-1,))
+  for i, marker in enumerate(end):
+    tokens = jnp.where(place == n + i, marker, tokens)
+  return Segment(tokens.astype(jnp.int32), place < n + len(end))
 
 
-def content(rollout: Rollout, end: int) -> Segment:
-  """What was sampled, without its end marker: [B, G, T]."""
-  return Segment(rollout.tokens, rollout.mask & (rollout.tokens != end))
+def content(rollout: Rollout, end: int | None) -> Segment:
+  """What was sampled, without the marker that ended it, if one did: [B, G, T]."""
+  mask = rollout.mask if end is None else rollout.mask & (rollout.tokens != end)
+  return Segment(rollout.tokens, mask)
 
 
 def hide(transition: Transition, field: str) -> Transition:

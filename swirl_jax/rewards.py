@@ -39,7 +39,7 @@ def frozen_reward(
   role: Role, params, transition: Transition, sampled: Segment, field: str, *, spec: RewardSpec
 ) -> jax.Array:
   """log-probability of `role.field` with `field` replaced by what was sampled, [B, G, T] → float32
-  [B, G], no gradient.
+  [B, G], over the whole vocabulary, no gradient.
   """
   given = transition._replace(**{field: sampled})
   known = prompts.per_sample(getattr(transition, role.field), sampled.tokens.shape[1])

@@ -29,21 +29,31 @@ class Role(Protocol):
     """G samples of the field for each transition."""
 
   def logprobs(
-    self, params, transition: Transition, target: Segment
+    self, params, transition: Transition, target: Segment, *, sampled: bool = False
   ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of a target [B, G, T] and the entropies of the distributions there, float32
     [B, G, T].
+
+    Over the whole vocabulary; with `sampled`, those of the policy that rollouts are drawn from,
+    renormalised over the allowed tokens.
     """
 
   def separable_loss(
-    self, params, transition: Transition, target: Segment, data: Any, token_loss: Callable
+    self,
+    params,
+    transition: Transition,
+    target: Segment,
+    data: Any,
+    token_loss: Callable,
+    *,
+    sampled: bool = False,
   ) -> tuple[jax.Array, Any]:
-    """Σ ℓ(logp, entropy, data) over the tokens of a target, with metrics; see
+    """Σ ℓ(logp, entropy, data) over the tokens of a target, with metrics; see `logprobs` and
     `logprob.separable_loss`.
     """
 
   def target(self, segment: Segment) -> Segment:
-    """A field as the role would have produced it, with its end marker: [..., S] → [..., S + 1]."""
+    """A field as the role would have produced it, with its end markers: [..., S] → [..., S + n]."""
 
   def content(self, rollout: Rollout) -> Segment:
     """What was sampled, as a field: [B, G, T]."""
@@ -51,7 +61,7 @@ class Role(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TransformerRole:
-  """A `Role` played by a transformer. `chunk` is the number of tokens whose logits exist at a time.
+  """A `Role` played by a transformer.
 
   `gather` lays the weights out without the fsdp axis in a rollout, so that they are gathered once
   and not once a token.
@@ -60,7 +70,6 @@ class TransformerRole:
   config: transformer.TransformerConfig
   template: prompts.Template
   decoding: sampling.Decoding
-  chunk: int
   gather: bool = False
 
   @property
@@ -76,28 +85,28 @@ class TransformerRole:
       params, prompt, key, temperature, config=self.config, decoding=self.decoding
     )
 
-  def logprobs(self, params, transition, target):
+  def logprobs(self, params, transition, target, *, sampled=False):
     hidden, head, rows = self._hidden(params, transition, target)
-    out = logprob.token_logprobs(
-      hidden, head, rows(target.tokens), allowed=self._allowed(), chunk=self.chunk
-    )
+    out = logprob.token_logprobs(hidden, head, rows(target.tokens), **self._vocabulary(sampled))
     return jax.tree.map(lambda a: a.reshape(target.mask.shape), out)
 
-  def separable_loss(self, params, transition, target, data, token_loss):
+  def separable_loss(self, params, transition, target, data, token_loss, *, sampled=False):
     hidden, head, rows = self._hidden(params, transition, target)
     data = jax.tree.map(lambda a: rows(jnp.broadcast_to(a, target.mask.shape)), data)
     return logprob.separable_loss(
-      hidden, head, rows(target.tokens), data, token_loss, allowed=self._allowed(), chunk=self.chunk
+      hidden, head, rows(target.tokens), data, token_loss, **self._vocabulary(sampled)
     )
 
   def target(self, segment):
     return prompts.with_end(segment, self.template.end)
 
   def content(self, rollout):
-    return prompts.content(rollout, self.template.end)
+    return prompts.content(rollout, self.decoding.end)
 
-  def _allowed(self):
-    return sampling.allowed_mask(self.decoding.allowed, self.config.vocab_size)
+  def _vocabulary(self, sampled: bool):
+    allowed = self.decoding.allowed if sampled else None
+    mask = sampling.allowed_mask(allowed, self.config.vocab_size)
+    return {"allowed": mask, "chunk": self.config.logprob_chunk}
 
   def _hidden(self, params, transition, target):
     """Hidden states that predict the target, [B·G, T, D]; the head; and how to bring [B, G, T] to

@@ -24,14 +24,14 @@ class Decoding:
   """How completions are drawn. Static; the temperature is an argument of `rollout`.
 
   length: T, the most tokens of a completion, end marker included. group: G. end: id of the end
-  marker. top_k: 0 keeps all tokens.
+  marker; None: every completion has exactly T tokens, as an image has. top_k: 0 keeps all tokens.
   top_p: 1.0 keeps all. greedy: the most likely token. allowed: ranges (start, stop) of token ids,
   None for all; must hold `end`.
   """
 
   length: int
   group: int
-  end: int
+  end: int | None
   top_k: int = 0
   top_p: float = 1.0
   greedy: bool = False
@@ -45,7 +45,11 @@ class Decoding:
         )
     if not 0.0 < self.top_p <= 1.0:
       raise ValueError(f"decoding.top_p = {self.top_p}: allowed is more than 0 and at most 1.")
-    if self.allowed is not None and not any(a <= self.end < b for a, b in self.allowed):
+    if (
+      self.allowed is not None
+      and self.end is not None
+      and not any(a <= self.end < b for a, b in self.allowed)
+    ):
       raise ValueError(f"decoding.allowed = {self.allowed} leaves out the end marker {self.end}.")
 
 
@@ -150,7 +154,7 @@ def rollout(
   decoding: Decoding,
 ) -> Rollout:
   """G completions of each prompt [B, P], until the end marker or T tokens; the loop stops when
-  every row is done.
+  every row is done. Without an end marker every row is complete at T.
 
   params in the compute dtype; temperature a positive scalar. Token t of every sample is drawn with
   `rng.stream(key, "token", t)`.
@@ -172,7 +176,8 @@ def rollout(
       jax.lax.dynamic_update_slice_in_dim(old, x[..., None], t, -1)
       for old, x in zip(out[:4], new, strict=True)
     ]
-    return Rollout(*at, out.complete | (token == decoding.end))
+    ended = t + 1 == length if decoding.end is None else token == decoding.end
+    return Rollout(*at, out.complete | ended)
 
   def step(carry):
     t, out, cache = carry

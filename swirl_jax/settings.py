@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from swirl_jax import phases, rewards
+from swirl_jax import phases
 from swirl_jax.models.transformer import TransformerConfig
 from swirl_jax.optimizer import AdamW
 
@@ -29,35 +29,6 @@ def _at_least(name: str, value: int, low: int) -> None:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
   if value not in allowed:
     raise ValueError(f"{name} = {value!r}: allowed are {list(allowed)}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSettings:
-  """`TransformerConfig` without the vocabulary and the context, which the world decides unless
-  `max_len` (0: as long as needed) is given.
-  """
-
-  d_model: int
-  n_layers: int
-  n_heads: int
-  n_kv_heads: int
-  head_dim: int
-  d_ff: int
-  max_len: int = 0
-  rope_theta: float = 10_000.0
-  norm_eps: float = 1e-6
-  activation: str = "silu"
-  tie_embeddings: bool = True
-  scale_embedding: bool = False
-  qkv_bias: bool = False
-  qk_norm: bool = False
-  scan_layers: bool = True
-  remat: str = "none"
-  dtype: str = "float32"
-  logprob_chunk: int = 256
-
-  def __post_init__(self):
-    _at_least("logprob_chunk", self.logprob_chunk, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +75,13 @@ class SftSettings:
       _at_least("validate_every", self.validate_every, 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class PhaseSettings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseSettings(phases.Algorithm):
   """One phase: `steps` updates, each rolling out `prompts` prompts × `group` samples.
 
-  The names are those of `phases.PhaseSpec` and `Hyper`.
-
-  keep: prompts of them to update on, 0 for all. beta 0 skips the reference. anchor: labelled
-  transitions beside each update, 0 for none.
+  Beside the step's static choices, which it inherits, the sampler and the traced numbers of
+  `phases.Hyper`, by the same names. beta 0 skips the reference. anchor: labelled transitions beside
+  each update, 0 for none.
   latents: "fresh" draws z in every step; "cached" annotates every pair once, greedily, and drops
   those whose mean log-probability is under `latent_floor`. They are read by Phase I alone.
   """
@@ -124,21 +94,9 @@ class PhaseSettings:
   top_k: int = 0
   top_p: float = 1.0
   beta: float = 0.1
-  kl: str = "k3"
-  kl_in: str = "loss"
-  reference: str = "snapshot"
-  advantages: str = "grpo"
-  ratio: str = "token"
-  reduction: str = "token"
   clip_low: float = 0.2
   clip_high: float = 0.2
-  inner_epochs: int = 1
-  micro_batch: int = 0
-  keep: int = 0
-  reward: rewards.RewardSpec = rewards.RewardSpec()
-  correct_sampler: bool = False
   importance_cap: float = 2.0
-  mask_truncated: bool = False
   anchor: int = 0
   anchor_weight: float = 0.5
   latents: str = "fresh"
@@ -146,12 +104,12 @@ class PhaseSettings:
   latent_floor: float = -2.0
 
   def __post_init__(self):
-    for name in ("steps", "anchor", "keep", "micro_batch"):
+    super().__post_init__()
+    for name in ("steps", "anchor"):
       _at_least(name, getattr(self, name), 0)
     _at_least("prompts", self.prompts, 1)
     _at_least("group", self.group, 2)
     _one_of("latents", self.latents, LATENTS)
-    _one_of("reference", self.reference, phases.REFERENCES)
     if self.keep > self.prompts:
       raise ValueError(f"keep = {self.keep}: allowed is at most prompts = {self.prompts}.")
     for name in ("temperature", "latent_temperature", "importance_cap"):
@@ -257,7 +215,7 @@ class Settings:
   weights: str
   world: Mapping[str, Any]
   data: DataSettings
-  model: ModelSettings
+  model: TransformerConfig
   pretrain: SftSettings
   warmup_fwm: SftSettings
   warmup_idm: SftSettings
@@ -356,12 +314,14 @@ def _convert(hint, value, path: str):
 
 
 def model_config(settings: Settings, *, vocab_size: int, needed_len: int) -> TransformerConfig:
-  """The transformer of a run whose longest sequence has `needed_len` tokens."""
-  m = dataclasses.asdict(settings.model)
-  del m["logprob_chunk"]
-  if m["max_len"] and m["max_len"] < needed_len:
-    raise ValueError(
-      f"config.model.max_len = {m['max_len']}: the longest prompt and completion need {needed_len} "
-      "tokens."
-    )
-  return TransformerConfig(vocab_size=vocab_size, **{**m, "max_len": m["max_len"] or needed_len})
+  """The transformer of a run whose tokenizer has `vocab_size` ids and whose longest sequence
+  `needed_len` tokens. Raises ValueError where the model is given and smaller.
+  """
+  needed = {"vocab_size": vocab_size, "max_len": needed_len}
+  for name, least in needed.items():
+    given = getattr(settings.model, name)
+    if 0 < given < least:
+      raise ValueError(f"config.model.{name} = {given}: the world needs {least} (0: just that).")
+  return dataclasses.replace(
+    settings.model, **{k: getattr(settings.model, k) or least for k, least in needed.items()}
+  )

@@ -99,7 +99,7 @@ def collect(spec, temperature=1.0):
   mask = drawn.mask & (drawn.tokens != 2)
   transition = BATCH.transition._replace(**{spec.policy.field: Segment(drawn.tokens, mask)})
   known = prompts.per_sample(getattr(transition, spec.frozen.field), G)
-  target = jax.tree.map(np.asarray, prompts.with_end(known, 2))
+  target = jax.tree.map(np.asarray, prompts.with_end(known, (2,)))
   logp = plain_logp(spec.frozen, OPPONENT, transition, target)
   reward = np.maximum(np.where(target.mask, logp, 0).sum(-1) / target.mask.sum(-1), -10)
   return Expected(drawn, Segment(drawn.tokens, drawn.mask), reward)

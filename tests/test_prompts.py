@@ -31,7 +31,7 @@ def test_the_two_templates():
   assert tiny.real(fwm, 1) == [T.bos, T.fwm, 32, T.sep, 13, T.sep]
   assert tiny.real(idm, 0) == [T.bos, T.idm, 10, 11, 12, T.sep, 20, T.sep]
   assert tiny.real(idm, 1) == [T.bos, T.idm, 13, T.sep, 21, 22, 23, 24, T.sep]
-  assert (FWM.target, FWM.end, IDM.target, IDM.end) == ("y", T.eos, "z", T.eos)
+  assert (FWM.target, FWM.end, IDM.target, IDM.end) == ("y", (T.eos,), "z", (T.eos,))
   assert fwm.tokens.shape == (2, 2 + 4 + 1 + 2 + 1) and fwm.tokens.dtype == jnp.int32
   assert np.asarray(fwm.mask)[:, -1].all()  # the prefill reads the last place
 
@@ -49,13 +49,17 @@ def test_a_missing_field_is_an_error():
 
 
 def test_with_end():
-  found = prompts.with_end(field([5, 6, 7, 8], [9], []), T.eos)
+  found = prompts.with_end(field([5, 6, 7, 8], [9], []), (T.eos,))
   np.testing.assert_array_equal(
     found.tokens, [[5, 6, 7, 8, T.eos], [9, T.eos, 0, 0, 0], [T.eos, 0, 0, 0, 0]]
   )
   np.testing.assert_array_equal(np.asarray(found.mask).sum(-1), [5, 2, 1])
   groups = Segment(*(jnp.asarray(a)[:, None] for a in field([5, 6], [9])))
-  assert prompts.with_end(groups, T.eos).tokens.shape == (2, 1, 5)
+  assert prompts.with_end(groups, (T.eos,)).tokens.shape == (2, 1, 5)
+  two = prompts.with_end(field([5, 6], [9], []), (T.sep, T.eos))
+  assert [tiny.real(two, i) for i in range(3)] == [
+    [5, 6, T.sep, T.eos], [9, T.sep, T.eos], [T.sep, T.eos],
+  ]  # fmt: skip
 
 
 def test_content_leaves_out_the_end_marker_alone():
@@ -64,6 +68,8 @@ def test_content_leaves_out_the_end_marker_alone():
   drawn = Rollout(tokens, mask, None, None, np.array([[True, False, True]]))
   found = prompts.content(drawn, T.eos)
   assert [tiny.real(found, 0, g) for g in range(3)] == [[7], [7, 8, 9], []]
+  exact = prompts.content(drawn, None)  # every token counts where no marker is sampled
+  assert [tiny.real(exact, 0, g) for g in range(3)] == [[7, T.eos], [7, 8, 9], [T.eos]]
 
 
 def rows(parts, b, g):
@@ -114,4 +120,9 @@ def test_per_sample():
 )
 def test_impossible_templates(prompt, target, message):
   with pytest.raises(ValueError, match=message):
-    prompts.Template(prompt, target, 2)
+    prompts.Template(prompt, target, (2,))
+
+
+def test_a_template_without_an_end():
+  with pytest.raises(ValueError, match="needs an end marker"):
+    prompts.Template(((1,), "x", (3,)), "y", ())

@@ -88,7 +88,7 @@ def test_no_gradient_leaves_the_reward():
 
 def test_prior_reward_is_the_z_free_log_probability_of_the_sample():
   role = dataclasses.replace(FWM, decoding=dataclasses.replace(FWM.decoding, group=3))
-  target = prompts.with_end(sampled(tiny.STATE - 1), EOS)
+  target = prompts.with_end(sampled(tiny.STATE - 1), (EOS,))
   drawn = Rollout(np.asarray(target.tokens), np.asarray(target.mask), None, None, None)
   for spec in (RewardSpec(prior=True), RewardSpec(reduce="sum", floor=-9.0, prior=True)):
     run = functools.partial(rewards.prior_reward, role, spec=spec)

@@ -5,6 +5,7 @@ side is its abstract call for the same config. Both at the sizes of `configs/tes
 the eight simulated devices.
 """
 
+import dataclasses
 import re
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import pytest
 from benchmarks import compile_tpu
 from configs import test as test_config
 from swirl_jax import inputs, programs, sharding, train
-from swirl_jax.data import builders
+from swirl_jax.data import builders, tokenizers
 from swirl_jax.settings import from_config
 from swirl_jax.types import Segment, Transition
 
@@ -41,11 +42,21 @@ def made_up_source(lengths, *, actions):
   return Transition(segment(lengths.state), segment(lengths.state), z)
 
 
-def training_call(settings, kind):
-  """The jitted step and the arguments of the first stage of a kind, as `train.py` calls it."""
+def players_of(settings, *, images=False):
+  """The players of a run; with `images`, states as an image world has them."""
   world = builders.get(settings.world["name"])
   lengths = inputs.lengths_of(world)
   players = programs.make_roles(settings, world.tokenizer, lengths)
+  if images:
+    codes = (tokenizers.IDM + 1, world.tokenizer.vocab_size)
+    fwm = compile_tpu.of_images(players.fwm, lengths, codes=codes)
+    players = dataclasses.replace(players, fwm=fwm)
+  return world, players, lengths
+
+
+def training_call(settings, kind, *, images=False):
+  """The jitted step and the arguments of the first stage of a kind, as `train.py` calls it."""
+  world, players, lengths = players_of(settings, images=images)
   arrays = {
     "unlabelled": made_up_source(lengths, actions=False),
     "fwm_labels": made_up_source(lengths, actions=True),
@@ -75,6 +86,15 @@ def training_call(settings, kind):
 
 def compiled_call(settings, kind):
   return compile_tpu.phase_call(settings, *compile_tpu.players_of(settings), kind)
+
+
+@pytest.mark.parametrize("kind", ["phase1", "phase2"])
+def test_states_of_a_fixed_number_of_codes_too(kind, mesh):
+  settings = settings_of()
+  _, players, lengths = players_of(settings, images=True)
+  trained = training_call(settings, kind, images=True)
+  compiled = compile_tpu.phase_call(settings, players, lengths, kind)
+  assert jaxpr(trained) == jaxpr(compiled) != jaxpr(compiled_call(settings, kind))
 
 
 def jaxpr(call):

@@ -27,7 +27,7 @@ def step(state, batch, schedule, spec):
 
 def cross_entropy(role, params, batch):
   """−mean log p over every token of the field and its end marker, whole sequences in a row."""
-  target = prompts.with_end(Segment(*(a[:, None] for a in getattr(batch, role.field))), EOS)
+  target = prompts.with_end(Segment(*(a[:, None] for a in getattr(batch, role.field))), (EOS,))
   logp = tiny.plain_logprobs(role, params, batch, target)
   return -jnp.where(target.mask, logp, 0.0).sum() / target.mask.sum()
 

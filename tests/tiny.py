@@ -33,7 +33,7 @@ def config(**changes) -> transformer.TransformerConfig:
   """Two layers of width 16; 4 heads over 2 kv heads."""
   base = {
     "vocab_size": VOCAB, "d_model": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2,
-    "head_dim": 4, "d_ff": 24, "max_len": 64,
+    "head_dim": 4, "d_ff": 24, "max_len": 64, "logprob_chunk": 16,
   }  # fmt: skip
   return transformer.TransformerConfig(**(base | changes))
 
@@ -134,17 +134,17 @@ def transitions(seed: int, batch: int, *, latent: bool = False) -> Transition:
 # ------------------------------------------------------------------------------------------ roles
 
 
-def fwm(config, *, group: int = 1, chunk: int = 16, **decoding) -> roles.TransformerRole:
+def fwm(config, *, group: int = 1, **decoding) -> roles.TransformerRole:
   decoding = {"length": STATE, "group": group, "end": TOKENIZER.eos} | decoding
   return roles.TransformerRole(
-    config, prompts.fwm_template(TOKENIZER), sampling.Decoding(**decoding), chunk
+    config, prompts.fwm_template(TOKENIZER), sampling.Decoding(**decoding)
   )
 
 
-def idm(config, *, group: int = 1, chunk: int = 16, **decoding) -> roles.TransformerRole:
+def idm(config, *, group: int = 1, **decoding) -> roles.TransformerRole:
   decoding = {"length": ACTION, "group": group, "end": TOKENIZER.eos} | decoding
   return roles.TransformerRole(
-    config, prompts.idm_template(TOKENIZER), sampling.Decoding(**decoding), chunk
+    config, prompts.idm_template(TOKENIZER), sampling.Decoding(**decoding)
   )
 
 
@@ -226,18 +226,18 @@ class TableRole:
     ]
     return Rollout(tokens, mask, *logp, jnp.broadcast_to(ended[..., -1] > 0, shape))
 
-  def logprobs(self, params, transition, target):
+  def logprobs(self, params, transition, target, *, sampled=False):
     logp = jax.nn.log_softmax(self._logits(params, transition, target.tokens))
     entropy = -(jnp.exp(logp) * logp).sum(-1)
     return jnp.take_along_axis(logp, target.tokens[..., None], -1)[..., 0], entropy
 
-  def separable_loss(self, params, transition, target, data, token_loss):
+  def separable_loss(self, params, transition, target, data, token_loss, *, sampled=False):
     logp, entropy = self.logprobs(params, transition, target)
     terms, metrics = token_loss(logp, entropy, data)
     return terms.sum(), metrics
 
   def target(self, segment):
-    return prompts.with_end(segment, self.end)
+    return prompts.with_end(segment, (self.end,))
 
   def content(self, rollout):
     return prompts.content(rollout, self.end)

@@ -66,7 +66,7 @@ class EvenShare:
   def target(self, segment: Segment) -> Segment:
     return segment
 
-  def logprobs(self, params, transition: Transition, target: Segment):
+  def logprobs(self, params, transition: Transition, target: Segment, *, sampled=False):
     sampled = transition.y
     share = (sampled.mask & (sampled.tokens % 2 == 0)).sum(-1) / sampled.mask.sum(-1)
     logp = jnp.broadcast_to(share[..., None], target.mask.shape)
@@ -91,9 +91,8 @@ def build_spec() -> phases.PhaseSpec:
   )
   policy = roles.TransformerRole(
     config,
-    prompts.Template(((common.FIRST,), "x", (common.LAST,)), "y", common.UNREACHABLE),
+    prompts.Template(((common.FIRST,), "x", (common.LAST,)), "y", (common.UNREACHABLE,)),
     sampling.Decoding(length=common.T, group=common.G, end=common.UNREACHABLE),
-    chunk=256,
   )
   optimizer = AdamW(
     b1=common.ADAM_B1,

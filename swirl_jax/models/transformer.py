@@ -35,23 +35,25 @@ REMAT = {
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-  """Sizes and choices.
+  """Sizes and choices. `vocab_size` and `max_len` (the context) may be 0 in a run's config, and are
+  then the world's.
 
   `activation` silu makes the feed-forward SwiGLU, gelu_tanh GeGLU; `dtype` is the compute dtype;
   `scale_embedding` multiplies the embedded tokens by √D, as Gemma does; `scan_layers` scans over
   the layers instead of unrolling them: a small program, for deep models and accelerators. Unrolled
-  is faster on CPU, and a rollout then copies the layers' weights once. Raises ValueError, naming
-  the field, for what it can't be.
+  is faster on CPU, and a rollout then copies the layers' weights once. `logprob_chunk`: how many
+  tokens' logits exist at a time where a completion is scored. Raises ValueError, naming the field,
+  for what it can't be.
   """
 
-  vocab_size: int
   d_model: int
   n_layers: int
   n_heads: int
   n_kv_heads: int
   head_dim: int
   d_ff: int
-  max_len: int
+  vocab_size: int = 0
+  max_len: int = 0
   rope_theta: float = 10_000.0
   norm_eps: float = 1e-6
   activation: str = "silu"
@@ -62,22 +64,14 @@ class TransformerConfig:
   scan_layers: bool = True
   remat: str = "none"
   dtype: str = "float32"
+  logprob_chunk: int = 256
 
   def __post_init__(self):
-    sizes = (
-      "vocab_size",
-      "d_model",
-      "n_layers",
-      "n_heads",
-      "n_kv_heads",
-      "head_dim",
-      "d_ff",
-      "max_len",
-    )
-    for name in sizes:
-      value = getattr(self, name)
-      if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"model.{name} = {value!r}: allowed is a whole number from 1.")
+    sizes = ("d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff", "logprob_chunk")
+    for name in (*sizes, "vocab_size", "max_len"):
+      value, least = getattr(self, name), int(name in sizes)
+      if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"model.{name} = {value!r}: allowed is a whole number from {least}.")
     for name, allowed in (("activation", ACTIVATIONS), ("dtype", DTYPES), ("remat", REMAT)):
       if getattr(self, name) not in allowed:
         raise ValueError(f"model.{name} = {getattr(self, name)!r}: allowed are {sorted(allowed)}.")
@@ -243,7 +237,8 @@ class Transformer(nn.Module):
     if not c.tie_embeddings:
       self.param("head", width, (c.d_model, c.vocab_size))
     layers = self.get_variable("params", "layers") or self.param("layers", self._init_layers)
-    h = embedding[tokens].astype(c.compute_dtype)
+    # Gathered over fsdp before the lookup: XLA would otherwise replicate the activations.
+    h = sharding.constrain(embedding.astype(c.compute_dtype), "tensor", None)[tokens]
     if c.scale_embedding:
       h = h * jnp.asarray(c.d_model**0.5, h.dtype)
     h = sharding.constrain(h, BATCH)
@@ -288,6 +283,8 @@ def init_params(config: TransformerConfig, key: jax.Array) -> Any:
   """Float32 parameters, a plain dict; normal with variance 1 / fan-in, the residual outputs scaled
   down by the depth.
   """
+  if not config.vocab_size:
+    raise ValueError("model.vocab_size = 0: parameters need a vocabulary, of at least 1 token.")
   at, on = jnp.zeros((1, 1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
   return Transformer(config).init(key, at, rotary(config, at), on)["params"]
 

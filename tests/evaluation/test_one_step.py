@@ -80,14 +80,14 @@ class Painter:
     whole = jnp.broadcast_to(params["complete"], (b, g))
     return Rollout(tokens, mask, -1.0 * mask, -1.0 * mask, whole)
 
-  def logprobs(self, params, transition, target):
+  def logprobs(self, params, transition, target, *, sampled=False):
     logp = -jnp.ones(target.mask.shape)
     if self.field == "z" and transition.y.tokens.ndim == 3:  # as a judge: does y hold a <sep>?
       logp -= (transition.y.tokens == 3).any(-1, keepdims=True)
     return logp, jnp.zeros_like(logp)
 
   def target(self, segment):
-    return prompts.with_end(segment, EOS)
+    return prompts.with_end(segment, (EOS,))
 
   def content(self, rollout):
     return prompts.content(rollout, EOS)
@@ -237,7 +237,7 @@ def players():
   templates = prompts.fwm_template(ids), prompts.idm_template(ids)
   lengths = STATE + 1, ACTION + 1
   return [
-    roles.TransformerRole(config, template, sampling.Decoding(n, 1, template.end), chunk=64)
+    roles.TransformerRole(config, template, sampling.Decoding(n, 1, template.end[-1]))
     for template, n in zip(templates, lengths, strict=True)
   ], transformer.init_params(config, jax.random.key(3))
 
