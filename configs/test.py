@@ -23,7 +23,7 @@ def get_config():
     stage.update({"steps": 6, "batch": 8, "validate_every": 3 if stage.patience else 0})
   for phase in (c.phase1, c.phase2):
     phase.update({"steps": 3, "prompts": 8, "keep": 4, "group": 4, "anchor": 4})
-  c.compare = ("labels_only", "pseudo_labels")  # the plain phase is one more program to compile
+  c.compare = ("labels_only", "pseudo_labels")  # the paper's phase is one more program to compile
   c.baseline.update({"batch": 8})
   c.baseline.optimizer.schedule = "constant"  # as the warm-up's, whose program then serves it
   c.evaluation.update({"batch": 40, "best_of": 2, "turns": 3, "chains": 8, "gallery": 4})

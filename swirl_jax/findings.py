@@ -11,13 +11,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from swirl_jax import metrics
 from swirl_jax.evaluation import text
 
 METHODS = {
   "warmup": "Warm-up",
   "labels_only": "Labels only",
   "pseudo_labels": "Pseudo-labels + labels",
-  "plain_phase1": "Plain Phase I",
+  "paper_phase1": "Phase I as in the paper",
   "swirl": "SWIRL",
 }
 STAGES = {  # method → the stages of metrics.jsonl that it is made of
@@ -108,10 +109,10 @@ class Gauge:
 
 
 def read(workdir) -> RunFolder:
-  """The work directory as it stands; torn lines are passed over."""
+  """The work directory as it stands; a torn last line is passed over."""
   folder = pathlib.Path(workdir)
   parsed = [_json(folder / name) for name in FILES]
-  logs = [_lines(folder / name) for name in LOGS]
+  logs = [metrics.read_rows(folder / name) for name in LOGS]
   missing = [name for name, value in zip(FILES + LOGS, parsed + logs, strict=True) if not value]
   return RunFolder(*(p if isinstance(p, dict) else {} for p in parsed), *logs, tuple(missing))
 
@@ -121,22 +122,6 @@ def _json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError):
     return {}
-
-
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  try:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-  except OSError:
-    return []
-  rows = []
-  for line in lines:
-    try:
-      row = json.loads(line)
-    except ValueError:
-      continue
-    if isinstance(row, dict):
-      rows.append(row)
-  return rows
 
 
 def rows(run: RunFolder, **where) -> list[Mapping[str, Any]]:

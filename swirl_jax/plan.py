@@ -7,7 +7,7 @@ The list is a function of the settings alone, so a place in a run is two integer
 
 import dataclasses
 
-from swirl_jax.settings import PhaseSettings, Settings, SftSettings
+from swirl_jax.settings import PhaseSettings, Settings, SftSettings, paper_phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Stage:
   iteration: int = 0
   updates: int = 0
   splits: tuple[str, ...] = ("validation",)
+
+  @property
+  def title(self) -> str:
+    """As people see it: "phase1 2", the second iteration's."""
+    return f"{self.name} {self.iteration}" if self.iteration else self.name
 
   @property
   def reads(self) -> set[str]:
@@ -124,21 +129,6 @@ def needed(plan: tuple[Stage, ...], index: int) -> set[str]:
   return end.union(*(stage.reads for stage in plan[index:]))
 
 
-def paper_phase(phase: PhaseSettings) -> PhaseSettings:
-  """The plain step: the paper's algorithm in the run's own settings (learning rate, samples,
-  prompts, temperature, β), without dynamic sampling, label anchor or prior.
-  """
-  reward = dataclasses.replace(phase.reward, prior=False)
-  return dataclasses.replace(
-    phase,
-    prompts=phase.keep or phase.prompts,
-    keep=0,
-    anchor=0,
-    reference="snapshot",
-    reward=reward,
-  )
-
-
 def _uses_prior(phase: PhaseSettings) -> bool:
   return phase.reward.prior or (phase.reference == "prior" and phase.beta > 0)
 
@@ -210,8 +200,8 @@ def _warmup(settings: Settings, shared: bool) -> list[Stage]:
 
 def _comparison(name: str, settings: Settings, warm: dict[str, str], total: int) -> Stage:
   """A rival of the FWM that SWIRL ends with: the same start, the same number of updates."""
-  if name == "plain_phase1":
-    phase = dataclasses.replace(paper_phase(settings.phase1), steps=total)
+  if name == "paper_phase1":
+    phase = dataclasses.replace(paper_phase(settings.phase1, "phase1"), steps=total)
     return Stage(
       name,
       name,

@@ -20,7 +20,7 @@ COLORS = {
   "warmup": "#98a1b3",
   "labels_only": "#5d6b82",
   "pseudo_labels": "#d39b1c",
-  "plain_phase1": "#2a9d8f",
+  "paper_phase1": "#2a9d8f",
   "swirl": "#6a3fd1",
 }
 PALE = {"phase1": ("#a9bff0", FWM), "phase2": ("#f2bf9b", IDM)}  # first and last iteration
@@ -213,7 +213,7 @@ def _curves(run: RunFolder, metric: str, stages: Sequence[str]) -> list[Line]:
       name = findings.METHODS.get(stage, stage.replace("_", " "))
       color = COLORS.get(stage, {"warmup_idm": IDM, "warmup_fwm": FWM}.get(stage, COLORS["warmup"]))
     x, y = [r["step"] for r in rows], [r[metric] for r in rows]
-    lines.append(Line(name, x, y, color, dash=stage == "plain_phase1", smooth=SMOOTH))
+    lines.append(Line(name, x, y, color, dash=stage == "paper_phase1", smooth=SMOOTH))
   return lines
 
 
@@ -224,7 +224,7 @@ def _rewards(run: RunFolder) -> str:
     "that is being gamed."
   )
   drawn = [
-    _chart("Phase I: the FWM learns", _curves(run, "reward", ("phase1", "plain_phase1")),
+    _chart("Phase I: the FWM learns", _curves(run, "reward", ("phase1", "paper_phase1")),
            x_label="step"),
     _chart("Phase II: the IDM learns", _curves(run, "reward", ("phase2",)), x_label="step"),
   ]  # fmt: skip
@@ -239,7 +239,7 @@ def _diagnostics(run: RunFolder) -> str:
            "dead_groups": "groups without spread"}  # fmt: skip
   drawn = [
     _chart(f"{title}: {words}", _curves(run, metric, stages), **small)
-    for title, stages in (("I", ("phase1", "plain_phase1")), ("II", ("phase2",)))
+    for title, stages in (("I", ("phase1", "paper_phase1")), ("II", ("phase2",)))
     for metric, words in names.items()
   ]
   sft = ("pretrain", "warmup", "warmup_fwm", "warmup_idm", "labels_only", "pseudo_labels")
@@ -247,7 +247,7 @@ def _diagnostics(run: RunFolder) -> str:
     _chart("FWM: −log p per token", _curves(run, "nll_y", sft), x_label="step"),
     _chart("IDM: −log p per token", _curves(run, "nll_z", sft), x_label="step"),
   ]
-  note = "Colours as above: the paper’s plain Phase I is dashed. Pale lines are single steps."
+  note = "Colours as above: Phase I as in the paper is dashed. Pale lines are single steps."
   parts = [_grid("three", drawn), _grid("two", supervised)]
   return _section("Inside the training", note, *parts) if any(parts) else ""
 

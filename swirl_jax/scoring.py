@@ -1,5 +1,6 @@
 """What a run measures on its models: after each stage, at the end, and how fast each step was."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,27 +13,28 @@ from swirl_jax.programs import sampler
 from swirl_jax.roles import TransformerRole
 
 
-def stage_rows(run, stage: Stage) -> list[dict[str, Any]]:
-  """Rows of evaluations.jsonl for the model that a stage left: one for each of its parts and
-  splits; for the IDM its latent actions too.
+def stage_rows(run, stage: Stage) -> Iterator[dict[str, Any]]:
+  """Rows of evaluations.jsonl for the model that a stage left, each as soon as it is measured: one
+  for each of its parts and splits; for the IDM its latent actions too.
   """
-  rows = []
   params = run.models[stage.result]
-  for field in _scored_fields(run, stage):
-    role = _drawing(run, field)
-    measure = one_step.fwm if field == "y" else one_step.idm
-    for split in stage.splits:
-      key = rng.stream(run.root, "evaluation", stage.name, stage.iteration, field, split)
-      found = measure(role, params, run.data.examples[split], key=key, **_common(run, field))
-      rows.append(
-        _row(stage, "fwm" if field == "y" else "idm", split, found["metrics"], found["by_episode"])
-      )
-    if field == "z":
-      key = rng.stream(run.root, "evaluation", stage.name, stage.iteration, "latents")
-      rows.append(
-        _row(stage, "latents", "validation", _latents(run, params, key, shown=0)["metrics"])
-      )
-  return rows
+  fields = _scored_fields(run, stage)
+  total = len(fields) * len(stage.splits) + ("z" in fields)
+  with metrics.Progress(total, description=f"scoring {stage.title}") as bar:
+    for field in fields:
+      role = _drawing(run, field)
+      measure = one_step.fwm if field == "y" else one_step.idm
+      for split in stage.splits:
+        key = rng.stream(run.root, "evaluation", stage.name, stage.iteration, field, split)
+        found = measure(role, params, run.data.examples[split], key=key, **_common(run, field))
+        model = "fwm" if field == "y" else "idm"
+        yield _row(stage, model, split, found["metrics"], found["by_episode"])
+        bar.update()
+      if field == "z":
+        key = rng.stream(run.root, "evaluation", stage.name, stage.iteration, "latents")
+        found = _latents(run, params, key, shown=0)
+        yield _row(stage, "latents", "validation", found["metrics"])
+        bar.update()
 
 
 def _scored_fields(run, stage: Stage) -> tuple[str, ...]:

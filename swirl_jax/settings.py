@@ -11,14 +11,26 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from swirl_jax import phases
+from swirl_jax import phases, rewards
 from swirl_jax.models.transformer import TransformerConfig
 from swirl_jax.optimizer import AdamW
 
 WEIGHTS = ("separate", "shared")
 PHASES = ("phase1", "phase2")
-COMPARISONS = ("labels_only", "pseudo_labels", "plain_phase1")
+COMPARISONS = ("labels_only", "pseudo_labels", "paper_phase1")
 LATENTS = ("fresh", "cached")
+
+# The step of arXiv:2602.06130 for text worlds, as fields of a phase; method and reward as in the
+# authors' code, latent actions fresh as in its Algorithm 1. Left to a run: steps, prompts, group,
+# micro-batches, and the learning rate's height.
+PAPER = {
+  "temperature": 0.7, "top_k": 0, "top_p": 0.96, "latent_temperature": 0.7, "latents": "fresh",
+  "beta": 0.1, "kl": "k3", "kl_in": "loss", "reference": "snapshot",
+  "advantages": "grpo", "ratio": "token", "reduction": "token",
+  "clip_low": 0.2, "clip_high": 0.2, "inner_epochs": 1,
+  "keep": 0, "anchor": 0, "correct_sampler": False, "mask_truncated": False,
+}  # fmt: skip
+PAPER_REWARD = {"reduce": "mean", "floor": -10.0, "prior": False}
 
 
 def _at_least(name: str, value: int, low: int) -> None:
@@ -129,6 +141,19 @@ class PhaseSettings(phases.Algorithm):
       raise ValueError(
         f"anchor = {self.anchor}: must divide into the {kept // self.micro_batch} micro-batches."
       )
+
+
+def paper_phase(phase: PhaseSettings, kind: str) -> PhaseSettings:
+  """The phase in the paper's plain setting: `PAPER`, a cosine schedule, as many prompts as the run
+  updates on; z's end marker doesn't count in Phase I's reward, y's does in Phase II's.
+  """
+  return dataclasses.replace(
+    phase,
+    prompts=phase.keep or phase.prompts,
+    reward=rewards.RewardSpec(**PAPER_REWARD, count_end=kind == "phase2"),
+    optimizer=dataclasses.replace(phase.optimizer, schedule="cosine"),
+    **PAPER,
+  )
 
 
 @dataclasses.dataclass(frozen=True)

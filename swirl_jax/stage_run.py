@@ -69,11 +69,8 @@ class StageRun:
     """The loop: batch → step → log → validate → save."""
     run, stage = self.run, self.stage
     program, slots, batch_of = run.compiled(self.spec, self.state), self._slots(), self._batches()
-    title = stage.name + (
-      f" {stage.iteration}/{run.settings.swirl.iterations}" if stage.iteration else ""
-    )
     saved_at = self.step
-    with metrics.Progress(stage.steps, initial=self.step, description=title) as bar:
+    with metrics.Progress(stage.steps, initial=self.step, description=stage.title) as bar:
       while self.step < stage.steps and not self._stopped():
         if run.guard.requested():
           if self.step > saved_at:

@@ -35,7 +35,7 @@ def test_separate_weights():
     ("phase2", 2, "idm", "fwm", "idm", "idm"),
     ("labels_only", 0, "warm_fwm", None, None, "labels_only"),
     ("pseudo_labels", 0, "warm_fwm", "warm_idm", None, "pseudo_labels"),
-    ("plain_phase1", 0, "warm_fwm", "warm_idm", "warm_fwm", "plain_phase1"),
+    ("paper_phase1", 0, "warm_fwm", "warm_idm", "warm_fwm", "paper_phase1"),
   ]
   stages = plan.make_plan(s)
   assert [x.data for x in stages[:3]] == [("unlabelled",), ("fwm_labels",), ("idm_labels",)]
@@ -127,9 +127,9 @@ def test_without_pretraining_models_start_fresh():
   assert not any("prior" in s.reads for s in stages.values())
 
 
-def test_the_papers_plain_step():
-  phase = made().phase1
-  plain = plan.paper_phase(dataclasses.replace(phase, reference="prior"))
-  assert (plain.prompts, plain.keep, plain.anchor, plain.reference) == (32, 0, 0, "snapshot")
-  assert not plain.reward.prior and plain.group == phase.group and plain.beta == phase.beta
-  assert plain.optimizer == phase.optimizer
+def test_phase_1_as_in_the_paper_takes_its_place_beside_swirl():
+  s = made()
+  stage = next(x for x in plan.make_plan(s) if x.name == "paper_phase1")
+  paper = settings.paper_phase(s.phase1, "phase1")
+  assert stage.settings == dataclasses.replace(paper, steps=stage.steps)
+  assert (stage.kind, stage.steps) == ("phase1", s.swirl.iterations * s.phase1.steps)

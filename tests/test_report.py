@@ -13,7 +13,7 @@ import pytest
 
 from swirl_jax import charts, findings, report
 
-EXACT = {"warmup": 0.55, "labels_only": 0.58, "pseudo_labels": 0.72, "plain_phase1": 0.6,
+EXACT = {"warmup": 0.55, "labels_only": 0.58, "pseudo_labels": 0.72, "paper_phase1": 0.6,
          "swirl": 0.8}  # fmt: skip
 EPISODES = 60
 
@@ -62,7 +62,7 @@ def _steps():
     yield "phase2", iteration, 60, phase(-0.4, -0.3)
   yield "labels_only", 0, 100, sft("y", 0.4)
   yield "pseudo_labels", 0, 100, sft("y", 0.6)
-  yield "plain_phase1", 0, 100, phase(-1.0, -0.7)
+  yield "paper_phase1", 0, 100, phase(-1.0, -0.7)
 
 
 def _fwm(exact):
@@ -101,7 +101,7 @@ def _evaluations(exact):
     yield "phase1", i, "swirl", "fwm", splits, 100 * i, _fwm(now)
     yield "phase2", i, "swirl", "idm", splits, 60 * i, _idm(0.93 + 0.02 * i)
     yield "phase2", i, "swirl", "latents", ("validation",), 60 * i, _latents(0.05 * i)
-  for name in ("labels_only", "pseudo_labels", "plain_phase1"):
+  for name in ("labels_only", "pseudo_labels", "paper_phase1"):
     yield name, 0, name, "fwm", every, 200, _fwm(exact[name])
   best = {"metrics": {"n": 8, "count": 400, "pick": 0.81, "pass": 0.9, "single": 0.5}}
   yield "final", 0, "warmup", "best_of", ("validation",), 0, best
@@ -117,7 +117,7 @@ def fabricate(folder, *, exact=EXACT, pairs=PAIRS):
   """Writes a finished run's files."""
   texts = {
     "config.json": {"world": {"name": "colours"}, "weights": "separate", "seed": 0,
-                    "compare": ["labels_only", "pseudo_labels", "plain_phase1"]},
+                    "compare": ["labels_only", "pseudo_labels", "paper_phase1"]},
     "versions.json": {"jax": "0.10.2", "device_kind": "cpu"},
     "dataset.json": {
       "world": "colours", "fwm_labels": 300, "idm_labels": 4000,

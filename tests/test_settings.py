@@ -1,6 +1,7 @@
 """What a config may not say: errors with the dotted path, what was found, what is allowed."""
 
 import copy
+import dataclasses
 import re
 
 import pytest
@@ -8,7 +9,7 @@ import tiny
 
 from configs import minigrid
 from configs import test as test_config
-from swirl_jax import programs, settings
+from swirl_jax import programs, rewards, settings
 
 
 def config():
@@ -40,6 +41,29 @@ def test_the_shipped_configs_are_settings(module):
   for weights in settings.WEIGHTS:
     c.weights = weights
     assert settings.from_config(c.to_dict()).weights == weights
+
+
+def test_the_papers_setting():
+  """method.md's table for text: T 0.7, top-p 0.96, β 0.1, cosine; the code's reward."""
+  ours = settings.from_config(put("phase1.reference", "prior"))
+  found = settings.paper_phase(ours.phase1, "phase1")
+  assert (found.temperature, found.top_p, found.top_k, found.beta) == (0.7, 0.96, 0, 0.1)
+  assert (found.kl, found.kl_in, found.reference) == ("k3", "loss", "snapshot")
+  assert (found.prompts, found.keep, found.anchor) == (ours.phase1.keep, 0, 0)
+  assert found.reward == rewards.RewardSpec("mean", -10.0, count_end=False, prior=False)
+  assert settings.paper_phase(ours.phase2, "phase2").reward.count_end
+  for name in ("steps", "group", "micro_batch"):
+    assert getattr(found, name) == getattr(ours.phase1, name)
+  assert found.optimizer == dataclasses.replace(ours.phase1.optimizer, schedule="cosine")
+
+
+def test_the_papers_setting_is_one_config_away():
+  ours, paper = (settings.from_config(minigrid.get_config(s).to_dict()) for s in minigrid.SETTINGS)
+  for kind in settings.PHASES:
+    assert getattr(paper, kind) == settings.paper_phase(getattr(ours, kind), kind)
+  assert dataclasses.replace(paper, phase1=ours.phase1, phase2=ours.phase2) == ours
+  with pytest.raises(ValueError, match="minigrid.py:papr: allowed are default, paper"):
+    minigrid.get_config("papr")
 
 
 def test_a_config_is_not_changed_and_settings_cannot_be():
@@ -94,7 +118,7 @@ WRONG = [
   ("phase1.importance_cap", 0, "config.phase1: importance_cap = 0.0"),
   ("phase1.beta", -0.1, "config.phase1: beta = -0.1: allowed is 0 or more"),
   ("phase1.latents", "old", "config.phase1: latents = 'old': allowed are ['fresh', 'cached']"),
-  ("phase1.reference", "policy", "config.phase1: reference = 'policy': allowed are"),
+  ("phase1.reference", "policy", "config.phase1: phase.reference = 'policy': allowed are"),
   ("phase1.micro_batch", 10, "config.phase1: micro_batch = 10: prompts = 64 is not a multiple"),
   ("phase1.reward.reduce", "max", "config.phase1.reward: reward.reduce = 'max': allowed are"),
   ("phase1.reference", "frozen", "phase1.reference = 'frozen': set 'snapshot'"),

@@ -140,7 +140,7 @@ def test_each_step_is_compiled_once(whole):
   [
     ("compare=()", "weights=shared"),
     (
-      "compare=('plain_phase1',)",
+      "compare=('paper_phase1',)",
       "phase1.latents=cached",
       "phase1.latent_floor=-9.0",
       "phase1.reward.prior=True",
@@ -158,8 +158,8 @@ def test_other_settings_run_too(overrides, tmp_path):
   assert code == 0, out
   scored = rows(tmp_path / "run", "evaluations.jsonl")
   assert {r["model"] for r in scored if r["method"] == "swirl"} >= {"fwm", "idm", "multi_turn"}
-  plain = [r for r in scored if r["method"] == "plain_phase1"]
-  assert bool(plain) == ("compare=('plain_phase1',)" in overrides)
+  plain = [r for r in scored if r["method"] == "paper_phase1"]
+  assert bool(plain) == ("compare=('paper_phase1',)" in overrides)
 
 
 def test_starting_a_finished_run_again_does_nothing(whole):
@@ -173,19 +173,23 @@ def test_starting_a_finished_run_again_does_nothing(whole):
 
 
 def test_killed_anywhere_it_ends_with_the_same_bits(whole, tmp_path):
-  """SIGKILL in collection, warm-up, Phase I, an evaluation, a save and Phase II; one run after the
-  other in one folder.
+  """SIGKILL in collection, warm-up, Phase I, between two evaluations of one stage, in a save and in
+  Phase II; one run after the other in one folder.
   """
   workdir = tmp_path / "run"
   kill_when(workdir, lambda: list(workdir.glob("data/**/incomplete.*")))
   kill_when(workdir, lambda: reached(workdir, "warmup_fwm"))
   kill_when(workdir, lambda: reached(workdir, "phase1"))
-  evaluating = lambda: any(  # noqa: E731  the last step of Phase I is logged, its evaluation is not
-    r["stage"] == "phase1" and r["step"] == 2 for r in metrics.read_rows(workdir / "metrics.jsonl")
+  scored = lambda model: any(  # noqa: E731  the first of the IDM's two evaluations after a phase
+    (r["stage"], r["model"]) == ("phase2", model) for r in rows(workdir, "evaluations.jsonl")
   )
-  kill_when(workdir, evaluating)
+  kill_when(workdir, lambda: scored("idm"))
+  assert not scored("latents")
   kill_when(workdir, lambda: list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp")))
-  kill_when(workdir, lambda: reached(workdir, "phase2"))
+  second = lambda: any(  # noqa: E731
+    (r["stage"], r["iteration"]) == ("phase2", 2) for r in rows(workdir)
+  )
+  kill_when(workdir, second)
   code, out = run(workdir)
   assert code == 0, out
   same_ends(workdir, whole[0])
@@ -226,13 +230,15 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(whole, tmp_pa
 
 
 def test_two_processes_equal_one(tmp_path):
-  """Two processes with a device each, the batch split over both, against one: the first step of
-  Phase I, from the same parameters, has the same numbers."""
+  """Two processes with a device each, the batch split over both, against one: every step of every
+  stage, and every score, at a learning rate at which all have the same parameters.
+  """
+  stages = ("pretrain", "warmup_fwm", "warmup_idm", "phase1", "phase2")
   short = (
     "compare=()",
     "swirl.iterations=1",
-    "swirl.order=('phase1',)",
-    *(f"{stage}.steps=0" for stage in ("pretrain", "warmup_fwm", "warmup_idm")),
+    *(f"{stage}.optimizer.learning_rate=1e-12" for stage in stages),
+    *(f"{stage}.steps=2" for stage in stages),
   )
   code, out = run(tmp_path / "one", *short)
   assert code == 0, out
@@ -240,13 +246,17 @@ def test_two_processes_equal_one(tmp_path):
   launch += command(tmp_path / "two", "mesh.data=2", *short)
   done = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
   assert done.returncode == 0, done.stdout + done.stderr
-  one, two = (rows(tmp_path / name) for name in ("one", "two"))
-  assert [r["step"] for r in two] == [r["step"] for r in one] == [0, 1, 2]
-  assert one[0].keys() == two[0].keys()
-  for name, value in one[0].items():
-    if isinstance(value, float):
-      close = 1e-4 * abs(value) if name == "grad_norm" else 1e-5 * max(1.0, abs(value))
-      assert abs(two[0][name] - value) <= close, (name, value, two[0][name])
+  for log in ("metrics.jsonl", "evaluations.jsonl"):
+    one, two = (rows(tmp_path / name, log) for name in ("one", "two"))
+    assert len(one) == len(two) > 5
+    for alone, together in zip(one, two, strict=True):
+      assert alone.keys() == together.keys()
+      for name, value in alone.items():
+        if isinstance(value, float):
+          close = 1e-4 * abs(value) if name == "grad_norm" else 1e-5 * max(1.0, abs(value))
+          assert abs(together[name] - value) <= close, (alone["stage"], name, value, together[name])
+        elif not isinstance(value, dict):
+          assert value == together[name]
 
 
 def test_another_config_is_refused(whole):
