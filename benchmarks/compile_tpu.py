@@ -126,6 +126,7 @@ def phase_call(
     frozen=laid_out(frozen),
     reference=laid_out(frozen) if spec.reference == "snapshot" else None,
     prior=laid_out(frozen) if prior else None,
+    base=abstract_base(players) if players.fwm.config.lora_rank else None,
   )
   program = programs.phase_program(spec, state)
   key = laid_out(jax.eval_shape(lambda: rng.stream(jax.random.key(settings.seed), kind)))
@@ -134,8 +135,14 @@ def phase_call(
 
 
 def abstract_params(players: programs.Roles) -> Any:
-  """One model's float32 parameters."""
-  return jax.eval_shape(lambda: transformer.init_params(players.fwm.config, jax.random.key(0)))
+  """What training trains of one model, float32."""
+  return jax.eval_shape(lambda: programs.trained_params(players.fwm.config, jax.random.key(0)))
+
+
+def abstract_base(players: programs.Roles) -> Any:
+  """The weights that adapters share, laid out."""
+  config = players.fwm.config
+  return laid_out(jax.eval_shape(lambda: programs.base_params(config, jax.random.key(0))))
 
 
 def laid_out(tree: Any) -> Any:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from swirl_jax import objectives, prompts, rewards, rng, sft
+from swirl_jax.models import lora
 from swirl_jax.optimizer import AdamW, Schedule
 from swirl_jax.rewards import RewardSpec
 from swirl_jax.roles import Role
@@ -29,12 +30,17 @@ class Slots(NamedTuple):
 
   frozen: the opposite model (with shared weights, the snapshot). reference: the policy as the phase
   began, None unless `spec.reference` is "snapshot". prior: the z-free model, None unless the reward
-  or the reference uses it.
+  or the reference uses it. base: where models are adapters, the weights that they all share.
   """
 
   frozen: Any
   reference: Any = None
   prior: Any = None
+  base: Any = None
+
+  def whole(self, params: Any) -> Any:
+    """What a role runs: the parameters, or adapters joined to the base."""
+    return params if self.base is None else lora.join(self.base, params)
 
 
 class Batch(NamedTuple):
@@ -158,7 +164,7 @@ def phase_step(
   before, finite = state, metrics["nonfinite"].sum == 0
   for _ in range(spec.inner_epochs):
     with jax.named_scope("update"):
-      loss, grads, terms = _gradient(state.params, experience, batch.anchor, hyper, spec)
+      loss, grads, terms = _gradient(state.params, slots, experience, batch.anchor, hyper, spec)
     with jax.named_scope("optimizer"):
       state, applied = sft.apply_update(
         state, grads, loss, hyper.schedule, optimizer=spec.optimizer
@@ -177,7 +183,7 @@ def _with_latent(
     return transition
   with jax.named_scope("latent"):
     drawn = spec.latent.rollout(
-      slots.frozen, transition, rng.stream(key, "latent"), hyper.latent_temperature
+      slots.whole(slots.frozen), transition, rng.stream(key, "latent"), hyper.latent_temperature
     )
   z = spec.latent.content(drawn)
   return transition._replace(z=Segment(z.tokens[:, 0], z.mask[:, 0]))
@@ -189,10 +195,9 @@ def _collect(
   """Rollouts, their rewards, the groups to keep, and the log-probabilities that the update compares
   with.
   """
+  policy = slots.whole(state.params)
   with jax.named_scope("rollout"):
-    drawn = spec.policy.rollout(
-      state.params, transition, rng.stream(key, "rollout"), hyper.temperature
-    )
+    drawn = spec.policy.rollout(policy, transition, rng.stream(key, "rollout"), hyper.temperature)
   with jax.named_scope("reward"):
     reward = _micro(lambda t, d: _reward(slots, t, d, spec), (transition, drawn), spec)
   metrics = _rollout_metrics(drawn, reward)
@@ -205,14 +210,14 @@ def _collect(
   logprobs = lambda p, t, s: spec.policy.logprobs(p, t, s, sampled=True)[0]  # noqa: E731
   logp_old = logp_ref = None
   if spec.inner_epochs > 1:
-    logp_old = _micro(lambda t, s: logprobs(state.params, t, s), (transition, target), spec)
+    logp_old = _micro(lambda t, s: logprobs(policy, t, s), (transition, target), spec)
   if spec.reference != "none":
     params = {"snapshot": slots.reference, "frozen": slots.frozen, "prior": slots.prior}[
       spec.reference
     ]
     hidden = prompts.hide(transition, "z") if spec.reference == "prior" else transition
     with jax.named_scope("reference"):
-      logp_ref = _micro(lambda t, s: logprobs(params, t, s), (hidden, target), spec)
+      logp_ref = _micro(lambda t, s: logprobs(slots.whole(params), t, s), (hidden, target), spec)
     if spec.kl_in == "reward":
       reward = objectives.k1_reward_penalty(
         reward, drawn.logp, logp_ref, drawn.mask, beta=hyper.beta, reduce=spec.reward.reduce
@@ -230,14 +235,15 @@ def _collect(
 def _reward(slots: Slots, transition: Transition, drawn: Rollout, spec: PhaseSpec) -> jax.Array:
   reward = rewards.frozen_reward(
     spec.frozen,
-    slots.frozen,
+    slots.whole(slots.frozen),
     transition,
     spec.policy.content(drawn),
     spec.policy.field,
     spec=spec.reward,
   )
   if spec.reward.prior:
-    reward += rewards.prior_reward(spec.policy, slots.prior, transition, drawn, spec=spec.reward)
+    prior = slots.whole(slots.prior)
+    reward += rewards.prior_reward(spec.policy, prior, transition, drawn, spec=spec.reward)
   return reward
 
 
@@ -255,7 +261,12 @@ def _rollout_metrics(drawn: Rollout, reward: jax.Array) -> dict[str, Mean]:
 
 
 def _gradient(
-  params, experience: Experience, anchor: Transition | None, hyper: Hyper, spec: PhaseSpec
+  params,
+  slots: Slots,
+  experience: Experience,
+  anchor: Transition | None,
+  hyper: Hyper,
+  spec: PhaseSpec,
 ):
   """Loss, gradient and metrics over all micro-batches.
 
@@ -264,6 +275,7 @@ def _gradient(
 
   def one(params, part):
     experience, anchor = part
+    params = slots.whole(params)
     loss, metrics = policy_loss(params, experience, hyper, spec)
     if spec.anchor:
       anchor_loss, terms = sft.supervised_loss(spec.policy, params, anchor)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swirl_jax import phases, prompts, roles, sampling, sft, sharding
-from swirl_jax.models import transformer
+from swirl_jax.models import lora, transformer
 from swirl_jax.optimizer import Schedule
 from swirl_jax.plan import Stage
 from swirl_jax.settings import PhaseSettings, Settings, SftSettings, model_config
@@ -145,14 +145,29 @@ def layout_of(tree: Any) -> Any:
   return sharding.tree_shardings(tree, sharding.mesh_in_use())
 
 
-def initial_params(config: transformer.TransformerConfig, key: jax.Array) -> Any:
-  """Fresh float32 parameters."""
-  return _init_program(config, sharding.mesh_in_use())(key)
+def trained_params(config: transformer.TransformerConfig, key: jax.Array) -> Any:
+  """What training trains, float32 and fresh: all of a model's parameters, or its adapters."""
+  if not config.lora_rank:
+    return transformer.init_params(config, key)
+  base = jax.eval_shape(functools.partial(transformer.init_params, config), key)
+  return lora.init_adapters(base, key, rank=config.lora_rank, targets=config.lora_targets)
+
+
+def base_params(config: transformer.TransformerConfig, key: jax.Array) -> Any:
+  """The weights, in the compute dtype, that adapters share."""
+  return transformer.compute_params(transformer.init_params(config, key), config)
+
+
+def initial_params(
+  config: transformer.TransformerConfig, key: jax.Array, make=trained_params
+) -> Any:
+  """`trained_params` (or `base_params`), on the mesh."""
+  return _init_program(config, make, sharding.mesh_in_use())(key)
 
 
 @functools.cache
-def _init_program(config: transformer.TransformerConfig, mesh):
-  init = functools.partial(transformer.init_params, config)
+def _init_program(config: transformer.TransformerConfig, make, mesh):
+  init = functools.partial(make, config)
   return jax.jit(init, out_shardings=layout_of(jax.eval_shape(init, jax.random.key(0))))
 
 
@@ -186,8 +201,8 @@ def phase_program(spec: phases.PhaseSpec, state: PolicyState):
 
 
 def sft_program(spec: sft.SftSpec, state: PolicyState):
-  """`sft_step` jitted: (state, batch, schedule) → (state, metrics), the state donated and laid out
-  as it came.
+  """`sft_step` jitted: (state, batch, schedule, base) → (state, metrics), the state donated and
+  laid out as it came.
   """
   step = functools.partial(sft.sft_step, spec=spec)
   return jax.jit(

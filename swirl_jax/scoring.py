@@ -17,7 +17,7 @@ def stage_rows(run, stage: Stage) -> Iterator[dict[str, Any]]:
   """Rows of evaluations.jsonl for the model that a stage left, each as soon as it is measured: one
   for each of its parts and splits; for the IDM its latent actions too.
   """
-  params = run.models[stage.result]
+  params = run.model(stage.result)
   fields = _scored_fields(run, stage)
   total = len(fields) * len(stage.splits) + ("z" in fields)
   with metrics.Progress(total, description=f"scoring {stage.title}") as bar:
@@ -55,9 +55,9 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   common = {k: v for k, v in _common(run, "y").items() if k != "world"}
   found = one_step.best_of(
     fwm,
-    run.models[warm["y"]],
+    run.model(warm["y"]),
     idm,
-    run.models[warm["z"]],
+    run.model(warm["z"]),
     data.examples["validation"],
     n=e.best_of,
     key=rng.stream(run.root, "evaluation", "best_of"),
@@ -70,13 +70,13 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   samples: dict[str, Any] = {}
   for method, name in (("warmup", warm["y"]), ("swirl", now["y"])):
     turns = multi_turn.multi_turn(
-      run.players.fwm, run.models[name], test, chains, batch=e.batch, world=data.world, shown=6
+      run.players.fwm, run.model(name), test, chains, batch=e.batch, world=data.world, shown=6
     )
     rows.append(_final_row(method, "multi_turn", "test", turns["metrics"]))
     samples["chains"] = turns["chains"]
   samples["gallery"] = _gallery(run, {"swirl": now["y"], "warmup": warm["y"]})
   key = rng.stream(run.root, "evaluation", "final_latents")
-  samples["latents"] = _latents(run, run.models[now["z"]], key, shown=24)["examples"]
+  samples["latents"] = _latents(run, run.model(now["z"]), key, shown=24)["examples"]
   return rows, samples
 
 
@@ -152,7 +152,7 @@ def _gallery(run, models: dict[str, str]) -> list[dict[str, Any]]:
   for method, name in models.items():
     decoded = one_step.decode(
       run.players.fwm,
-      run.models[name],
+      run.model(name),
       test.data,
       group=1,
       greedy=True,

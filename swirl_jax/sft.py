@@ -3,13 +3,14 @@ of a phase.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from swirl_jax import objectives, prompts
+from swirl_jax.models import lora
 from swirl_jax.optimizer import AdamW, Schedule
 from swirl_jax.roles import Role
 from swirl_jax.types import Mean, PolicyState, Segment, Transition
@@ -63,14 +64,20 @@ def supervised_loss(role: Role, params, batch: Supervised) -> tuple[jax.Array, d
 
 
 def sft_step(
-  state: PolicyState, batch: tuple[Transition, ...], schedule: Schedule, *, spec: SftSpec
+  state: PolicyState,
+  batch: tuple[Transition, ...],
+  schedule: Schedule,
+  base: Any = None,
+  *,
+  spec: SftSpec,
 ) -> tuple[PolicyState, dict[str, Mean]]:
-  """One update on a batch of transitions for each role.
+  """One update on a batch of transitions for each role; of adapters, where there is a `base`.
 
   Where loss or gradient isn't finite the state comes back unchanged and `nonfinite` is 1.
   """
 
   def loss_fn(params):
+    params = params if base is None else lora.join(base, params)
     prepared = [
       (r, supervised(r, b, hide_z=spec.hide_z)) for r, b in zip(spec.roles, batch, strict=True)
     ]

@@ -25,6 +25,12 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"layers/attention/out$", (None, "tensor", None, None, "fsdp")),  # [L, K, H/K, d, D]
   (r"layers/mlp/gate_up$", (None, "fsdp", None, "tensor")),  # [L, D, 2, F]
   (r"layers/mlp/down$", (None, "tensor", "fsdp")),  # [L, F, D]
+  (r"(qkv|gate_up)/a$", (None, "fsdp", None)),  # [L, D, r]
+  (r"qkv/b$", (None, None, "tensor", None, None)),  # [L, r, K, H/K + 2, d]
+  (r"out/a$", (None, "tensor", None, None, None)),  # [L, K, H/K, d, r]
+  (r"gate_up/b$", (None, None, None, "tensor")),  # [L, r, 2, F]
+  (r"down/a$", (None, "tensor", None)),  # [L, F, r]
+  (r"(out|down)/b$", (None, None, "fsdp")),  # [L, r, D]
 )
 
 

@@ -51,7 +51,7 @@ class StageRun:
       self.is_phase and stage.kind == "phase1" and self.settings.latents == "cached"
     ):
       logging.info("%s: annotating the unlabelled pairs.", stage.name)
-      frozen = programs.frozen_copy(run.models[stage.frozen], config)
+      frozen = run.whole(programs.frozen_copy(run.models[stage.frozen], config))
       found = inputs.annotate(
         run.players.idm, frozen, run.data.arrays["unlabelled"], batch=run.settings.evaluation.batch
       )
@@ -82,7 +82,7 @@ class StageRun:
           key = rng.stream(run.root, stage.name, stage.iteration, self.step)
           self.state, found = program(self.state, slots, batch, key, self.hyper)
         else:
-          self.state, found = program(self.state, batch, self.hyper)
+          self.state, found = program(self.state, batch, self.hyper, run.base)
         found = jax.device_get(found)
         self._check(found, batch)
         row = self._row(found, time.perf_counter() - clock)
@@ -116,8 +116,8 @@ class StageRun:
       np.mean(
         [
           one_step.quick(
-            run.players.of(field),
-            self.state.params,
+          run.players.of(field),
+            run.whole(self.state.params),
             run.data.examples["validation"],
             batch=run.settings.evaluation.batch,
             world=run.data.world,
@@ -146,6 +146,7 @@ class StageRun:
       frozen=freeze(stage.frozen),
       reference=freeze(stage.reference) if spec.reference == "snapshot" else None,
       prior=freeze("prior") if prior else None,
+      base=run.base,
     )
 
   def _batches(self):

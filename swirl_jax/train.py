@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from absl import logging
 
-from swirl_jax import inputs, metrics, phases, programs, report, scoring, sharding
+from swirl_jax import inputs, metrics, phases, programs, report, rng, scoring, sharding
 from swirl_jax.checkpoint import Checkpointer
 from swirl_jax.data import builders
 from swirl_jax.files import check_config, write_json_atomic
 from swirl_jax.hosts import PreemptionGuard
-from swirl_jax.models import transformer
+from swirl_jax.models import lora
 from swirl_jax.plan import make_plan, needed
 from swirl_jax.settings import Settings, from_config
 from swirl_jax.stage_run import StageRun
@@ -120,12 +120,23 @@ class Run:
     self.root = jax.random.key(settings.seed)
     self.mesh = sharding.mesh_in_use()
     self.models: dict[str, Any] = {}
+    self.base = None  # what the models' adapters share
+    if players.fwm.config.lora_rank:
+      key = rng.stream(self.root, "base")
+      self.base = programs.initial_params(players.fwm.config, key, make=programs.base_params)
     self.position = -1
     self.finished = False
     self._compiled: dict[Any, Any] = {}
     self._under_way: tuple[dict, dict] | None = (
       None  # (meta, arrays) of a stage that a checkpoint was taken in
     )
+
+  def whole(self, params: Any) -> Any:
+    """What a role runs: the parameters, or adapters joined to the base."""
+    return params if self.base is None else lora.join(self.base, params)
+
+  def model(self, name: str) -> Any:
+    return self.whole(self.models[name])
 
   # -- where a run goes on -----------------------------------------------------------------------
 
@@ -175,7 +186,7 @@ class Run:
 
   def _template(self, meta) -> dict[str, Any]:
     """The shapes, dtypes and layout of a checkpoint, from its meta alone."""
-    params = jax.eval_shape(lambda: transformer.init_params(self.players.fwm.config, self.root))
+    params = jax.eval_shape(lambda: programs.trained_params(self.players.fwm.config, self.root))
     tree: dict[str, Any] = {"models": {name: params for name in meta["models"]}}
     if meta["step"]:
       stage = self.plan[meta["stage"]]

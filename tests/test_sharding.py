@@ -28,7 +28,7 @@ def mesh_of(shape):
 def update(params, slots, batch, key, hyper):
   """What a phase step does up to the optimizer: samples, log-probabilities, gradient."""
   e, metrics = phases._collect(tiny.state(params), slots, batch, key, hyper, SPEC)
-  loss, grads, terms = phases._gradient(params, e, None, hyper, SPEC)
+  loss, grads, terms = phases._gradient(params, slots, e, None, hyper, SPEC)
   logps = (e.logp_sampler, jnp.where(e.mask, e.logp_ref, 0.0))
   return (e.transition, e.target), logps, {**metrics, **terms}, loss, grads
 

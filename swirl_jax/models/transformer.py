@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from swirl_jax import sharding
+from swirl_jax.models import lora
 from swirl_jax.models.attention import KV, attend, rotate, write_cache
 from swirl_jax.sharding import BATCH
 
@@ -42,8 +43,9 @@ class TransformerConfig:
   `scale_embedding` multiplies the embedded tokens by √D, as Gemma does; `scan_layers` scans over
   the layers instead of unrolling them: a small program, for deep models and accelerators. Unrolled
   is faster on CPU, and a rollout then copies the layers' weights once. `logprob_chunk`: how many
-  tokens' logits exist at a time where a completion is scored. Raises ValueError, naming the field,
-  for what it can't be.
+  tokens' logits exist at a time where a completion is scored. lora_rank: of the adapters that are
+  trained in place of the parameters, 0 for none; see `models.lora`. Raises ValueError, naming the
+  field, for what it can't be.
   """
 
   d_model: int
@@ -65,10 +67,13 @@ class TransformerConfig:
   remat: str = "none"
   dtype: str = "float32"
   logprob_chunk: int = 256
+  lora_rank: int = 0
+  lora_alpha: float = 16.0
+  lora_targets: tuple[str, ...] = tuple(lora.TARGETS)
 
   def __post_init__(self):
     sizes = ("d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff", "logprob_chunk")
-    for name in (*sizes, "vocab_size", "max_len"):
+    for name in (*sizes, "vocab_size", "max_len", "lora_rank"):
       value, least = getattr(self, name), int(name in sizes)
       if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"model.{name} = {value!r}: allowed is a whole number from {least}.")
@@ -79,12 +84,21 @@ class TransformerConfig:
       raise ValueError(
         f"model.n_heads = {self.n_heads} is not a multiple of model.n_kv_heads = {self.n_kv_heads}."
       )
+    targets = self.lora_targets
+    if not targets or set(targets) - set(lora.TARGETS) or len(set(targets)) < len(targets):
+      raise ValueError(f"model.lora_targets = {targets}: allowed are {', '.join(lora.TARGETS)}.")
+    if not self.lora_alpha > 0:
+      raise ValueError(f"model.lora_alpha = {self.lora_alpha}: allowed is a number above 0.")
     if self.head_dim % 2:
       raise ValueError(f"model.head_dim = {self.head_dim}: rotary embedding needs an even number.")
 
   @property
   def compute_dtype(self):
     return DTYPES[self.dtype]
+
+  @property
+  def lora_scale(self) -> float:
+    return self.lora_alpha / max(1, self.lora_rank)
 
 
 class Prefix(NamedTuple):
@@ -237,6 +251,7 @@ class Transformer(nn.Module):
     if not c.tie_embeddings:
       self.param("head", width, (c.d_model, c.vocab_size))
     layers = self.get_variable("params", "layers") or self.param("layers", self._init_layers)
+    adapters = self.get_variable("params", "lora")  # of joined trees alone
     # Gathered over fsdp before the lookup: XLA would otherwise replicate the activations.
     h = sharding.constrain(embedding.astype(c.compute_dtype), "tensor", None)[tokens]
     if c.scale_embedding:
@@ -245,6 +260,9 @@ class Transformer(nn.Module):
     shared = None if prefix is None else prefix.kv
 
     def layer(h, params, shared_l, cache, i=None):
+      params, adapters = params
+      if adapters is not None:
+        params = lora.adapt(params, adapters, c.lora_scale)
       shared_l = None if shared_l is None else (shared_l, prefix.mask)
       return Block(c, parent=None).apply(
         {"params": params}, h, rotation, mask, shared_l, cache, (index, i)
@@ -259,13 +277,16 @@ class Transformer(nn.Module):
     if c.remat != "none":
       layer = jax.checkpoint(layer, policy=REMAT[c.remat], prevent_cse=not c.scan_layers)
     if c.scan_layers:
-      (h, cache), kv = jax.lax.scan(body, (h, cache), (layers, shared, jnp.arange(c.n_layers)))
+      xs = ((layers, adapters), shared, jnp.arange(c.n_layers))
+      (h, cache), kv = jax.lax.scan(body, (h, cache), xs)
       kv = kv or cache
     else:
       kv = ()
       for i in range(c.n_layers):
-        split = isinstance(layers, tuple)
-        params = layers[i] if split else jax.tree.map(lambda p, i=i: p[i], layers)
+        if isinstance(layers, tuple):
+          params = layers[i], None
+        else:
+          params = jax.tree.map(lambda p, i=i: p[i], (layers, adapters))
         h, kv_l = layer(h, params, shared and shared[i], cache and cache[i])
         kv += (kv_l,)
     return RMSNorm(c.norm_eps, name="final_norm")(h), kv

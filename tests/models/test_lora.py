@@ -1,0 +1,145 @@
+"""Adapters beside frozen weights: what they compute, who is trained, and through a whole phase."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from swirl_jax import phases, programs, sft, sharding
+from swirl_jax.models import lora, transformer
+
+PLAIN = tiny.config()
+CONFIG = dataclasses.replace(PLAIN, lora_rank=2, lora_alpha=6.0)
+BASE = tiny.params(PLAIN)
+G = 3
+
+
+def adapters(seed=0, config=CONFIG):
+  """Nothing at zero."""
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(functools.partial(programs.trained_params, config), jax.random.key(0))
+  return jax.tree.map(lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape), jnp.float32), shapes)
+
+
+def hidden(config, params):
+  segment = tiny.segment(np.random.default_rng(1), (2, G), 7, low=3)
+  return tiny.jit(lambda p: transformer.apply(p, config, segment)[0])(params)
+
+
+def test_fresh_adapters_change_nothing():
+  fresh = programs.trained_params(CONFIG, jax.random.key(0))
+  assert all(
+    float(jnp.abs(pair["a"]).max()) > 0 for part in fresh.values() for pair in part.values()
+  )
+  np.testing.assert_array_equal(hidden(CONFIG, lora.join(BASE, fresh)), hidden(PLAIN, BASE))
+
+
+def test_the_joined_kernel_is_w_plus_alpha_over_r_a_b():
+  own = adapters()
+  merged = lora.merge(lora.join(BASE, own), CONFIG.lora_scale)
+  assert "lora" not in merged and lora.merge(BASE, CONFIG.lora_scale) is BASE
+  rules = {"qkv": "ldr,lrkgi->ldkgi", "out": "lkgir,lrd->lkgid", "gate_up": "ldr,lrcf->ldcf",
+           "down": "lfr,lrd->lfd"}  # fmt: skip
+  for target, (part, _) in lora.TARGETS.items():
+    pair = jax.tree.map(np.asarray, own[part][target])
+    expected = BASE["layers"][part][target] + 3.0 * np.einsum(rules[target], pair["a"], pair["b"])
+    np.testing.assert_allclose(merged["layers"][part][target], expected, atol=1e-5)
+  kept = dict(merged["layers"]["attention"], qkv=0, out=0)
+  assert kept == dict(BASE["layers"]["attention"], qkv=0, out=0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"scan_layers": False}, {"remat": "full"}], ids=str)
+def test_merged_equals_unmerged(changes):
+  config, plain = (dataclasses.replace(c, **changes) for c in (CONFIG, PLAIN))
+  joined = lora.join(BASE, adapters())
+  merged = lora.merge(joined, config.lora_scale)
+  found, expected = hidden(config, joined), hidden(plain, merged)
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+  assert np.abs(np.asarray(found) - np.asarray(hidden(plain, BASE))).max() > 0.1
+
+
+def test_a_rollout_of_adapters_draws_what_the_merged_model_draws():
+  joined, batch = lora.join(BASE, adapters()), tiny.transitions(2, 3)
+  draw = lambda config, p: tiny.jit(tiny.fwm(config, group=G).rollout)(  # noqa: E731
+    p, batch, jax.random.key(0), np.float32(1.0)
+  )
+  found, expected = draw(CONFIG, joined), draw(PLAIN, lora.merge(joined, CONFIG.lora_scale))
+  np.testing.assert_array_equal(found.tokens, expected.tokens)
+  np.testing.assert_allclose(found.logp, expected.logp, atol=2e-5)
+  score = tiny.jit(functools.partial(tiny.fwm(CONFIG).logprobs, sampled=True))
+  again, _ = score(joined, batch, phases.Segment(found.tokens, found.mask))
+  np.testing.assert_allclose(jnp.where(found.mask, again, 0), found.logp, atol=2e-5)
+
+
+def spec_of(config, kind):
+  fwm, idm = tiny.fwm(config, group=G), tiny.idm(config, group=G)
+  policy, frozen = (fwm, idm) if kind == "phase1" else (idm, fwm)
+  return phases.PhaseSpec(policy, frozen, tiny.PLAIN, anchor=True, keep=2)
+
+
+@pytest.mark.parametrize("kind", ["phase1", "phase2"])
+def test_a_phase_trains_the_adapters_as_the_merged_models_would_be(kind):
+  """One base under policy, reference, frozen model and anchor. The gradient of the adapters is that
+  of the dense kernels, through W + s A B.
+  """
+  own, other, reference = (adapters(seed) for seed in (0, 1, 2))
+  batch = phases.Batch(tiny.transitions(3, 4), tiny.transitions(4, 4))
+  whole = functools.partial(lambda p: lora.merge(lora.join(BASE, p), CONFIG.lora_scale))
+  step = tiny.jit(phases.phase_step, static_argnames="spec")
+  arguments = batch, jax.random.key(5), tiny.hyper()
+  slots = phases.Slots(other, reference=reference, base=BASE)
+  state, found = step(tiny.state(own), slots, *arguments, spec=spec_of(CONFIG, kind))
+  slots = phases.Slots(whole(other), reference=whole(reference))
+  dense, expected = step(tiny.state(whole(own)), slots, *arguments, spec=spec_of(PLAIN, kind))
+
+  assert found.keys() == expected.keys()
+  for name in ("reward", "kl", "loss", "length", "entropy"):
+    a, b = found[name], expected[name]
+    np.testing.assert_allclose(a.sum / a.weight, b.sum / b.weight, rtol=1e-3, atol=1e-5)
+  assert jax.tree.structure(state.params) == jax.tree.structure(own)
+  kernels = tiny.gradient(dense)["layers"]
+  _, pull = jax.vjp(lambda p: whole(p)["layers"], own)
+  tiny.assert_gradients_close(tiny.gradient(state), pull(kernels)[0], tolerance=1e-3)
+
+
+def test_the_warm_up_trains_the_adapters_alone():
+  spec = sft.SftSpec((tiny.fwm(CONFIG), tiny.idm(CONFIG)), tiny.PLAIN)
+  state, batch = (
+    tiny.state(programs.trained_params(CONFIG, jax.random.key(1))),
+    tiny.transitions(6, 4),
+  )
+  step = tiny.jit(sft.sft_step, static_argnames="spec")
+  new, metrics = step(state, (batch, batch), tiny.hyper().schedule, BASE, spec=spec)
+  assert float(metrics["nonfinite"].sum) == 0
+  for (path, grad), old in zip(
+    jax.tree.leaves_with_path(tiny.gradient(new)), jax.tree.leaves(state.params), strict=True
+  ):
+    # At first B = 0, so that A moves nothing.
+    assert bool(jnp.any(grad)) == (path[-1].key == "b"), path
+    assert grad.shape == old.shape
+
+
+def test_every_adapter_has_a_layout():
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+  own = jax.eval_shape(functools.partial(programs.trained_params, CONFIG), jax.random.key(0))
+  for path, at in jax.tree.leaves_with_path(sharding.tree_shardings(own, mesh)):
+    assert any(axis for axis in at.spec), path
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"lora_rank": -1}, r"model\.lora_rank = -1: allowed is a whole number from 0"),
+    ({"lora_alpha": 0.0}, r"model\.lora_alpha = 0\.0: allowed is a number above 0"),
+    ({"lora_targets": ("q",)}, r"model\.lora_targets = \('q',\): allowed are qkv, out"),
+    ({"lora_targets": ()}, r"model\.lora_targets = \(\): allowed are"),
+    ({"lora_targets": ("out", "out")}, r"model\.lora_targets"),
+  ],
+)
+def test_impossible_adapters(changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(CONFIG, **changes)
