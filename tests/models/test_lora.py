@@ -32,9 +32,7 @@ def hidden(config, params):
 
 def test_fresh_adapters_change_nothing():
   fresh = programs.trained_params(CONFIG, jax.random.key(0))
-  assert all(
-    float(jnp.abs(pair["a"]).max()) > 0 for part in fresh.values() for pair in part.values()
-  )
+  assert all(jnp.any(pair["a"] != 0) for part in fresh.values() for pair in part.values())
   np.testing.assert_array_equal(hidden(CONFIG, lora.join(BASE, fresh)), hidden(PLAIN, BASE))
 
 
