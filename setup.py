@@ -35,8 +35,10 @@ setuptools.setup(
     "chex>=0.1.92",
     "flax>=0.12.8",
     "grain>=0.2.18",
+    "huggingface_hub>=1.0",
     "importlib_resources>=6.0",  # tensorflow-datasets 4.9.10 imports it and doesn't declare it
     "jax>=0.10.2",
+    "jinja2>=3.1",  # chat templates; transformers doesn't declare it
     "minigrid>=3.0",
     "ml-collections>=1.1",
     "numpy>=2.0",
@@ -45,13 +47,14 @@ setuptools.setup(
     "pillow>=11.0",
     "tensorboardX>=2.6.2",
     "tensorflow-datasets>=4.9.9",
+    "tokenizers>=0.22",
     "tqdm>=4.66",
     "transformers>=5.0",
   ],
   extras_require={
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
-    "test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.12"],
+    "test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.12", "safetensors>=0.5"],
   },
   classifiers=[
     "Development Status :: 3 - Alpha",

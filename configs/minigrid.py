@@ -28,9 +28,15 @@ def get_config(setting="default"):
   c.data = {"fwm_labels": 150, "idm_labels": 1000, "dir": ""}
   c.model = {
     "d_model": 96, "n_layers": 3, "n_heads": 4, "n_kv_heads": 4, "head_dim": 24, "d_ff": 256,
-    "vocab_size": 0, "max_len": 0, "rope_theta": 10_000.0, "norm_eps": 1e-6, "activation": "silu",
-    "tie_embeddings": True, "scale_embedding": False, "qkv_bias": False, "qk_norm": False,
+    "vocab_size": 0, "max_len": 0, "rope_theta": 10_000.0, "rope_scaling": "none",
+    "rope_factor": 1.0, "rope_low_freq_factor": 1.0, "rope_high_freq_factor": 4.0,
+    "rope_original_len": 0, "sliding_rope_theta": 0.0, "window": 0, "layer_types": (),
+    "norm_eps": 1e-6, "norm_offset": False, "norms": "pre", "activation": "silu",
+    "tie_embeddings": True, "scale_embedding": False, "qkv_bias": False, "out_bias": False,
+    "qk_norm": "none", "query_pre_attn_scalar": 0.0, "attention_softcap": 0.0,
+    "final_softcap": 0.0,
     "scan_layers": False, "remat": "none", "dtype": "float32", "logprob_chunk": 2048,
+    "lora_rank": 0, "lora_alpha": 16.0, "lora_targets": ("qkv", "out", "gate_up", "down"),
   }
   c.mesh = {"data": 1, "fsdp": 1, "tensor": 1, "rollout_gather": False}
   c.pretrain = sft(steps=1000)

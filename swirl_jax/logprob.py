@@ -17,6 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from swirl_jax.models.attention import softcap
+
 # The logit of a token that isn't allowed: finite, so that 0 · logit is 0 in the entropy.
 MASKED = -1e30
 
@@ -41,10 +43,11 @@ def _width(rows: int, length: int, chunk: int) -> int:
   return max(1, min(length, chunk // rows))
 
 
-def _logits(hidden, head, allowed):
+def _logits(hidden, head, allowed, cap):
   logits = jnp.einsum(
     "ntd,dv->ntv", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32
   )
+  logits = softcap(logits, cap)
   return logits if allowed is None else jnp.where(allowed.reshape(1, 1, -1), logits, MASKED)
 
 
@@ -61,13 +64,13 @@ def _logp_entropy(logits, targets):
   return logp, lse - (p * logits).sum(-1), p
 
 
-def token_logprobs(hidden, head, targets, *, allowed=None, chunk: int):
+def token_logprobs(hidden, head, targets, *, allowed=None, chunk: int, cap: float = 0.0):
   """log softmax(hidden · head)[target] and the entropy, by chunks of about `chunk` tokens.
 
   hidden [N, T, D], head [D, V], targets int32 [N, T], allowed bool [V] or None → (logp [N, T],
-  entropy [N, T]), float32. With `allowed`, the distribution is renormalised over the allowed
-  tokens. Gradients reach hidden and head through logp; the entropy is a measurement and carries
-  none.
+  entropy [N, T]), float32. With `cap` the logits are cap · tanh(logits / cap); with `allowed`, the
+  distribution is renormalised over the allowed tokens. Gradients reach hidden and head through
+  logp; the entropy is a measurement and carries none.
   """
   length = targets.shape[1]
   width = _width(*targets.shape, chunk)
@@ -75,7 +78,7 @@ def token_logprobs(hidden, head, targets, *, allowed=None, chunk: int):
   def forward(hidden, head):
     def one(_, xs):
       h, t = xs
-      logp, entropy, _ = _logp_entropy(_logits(h, head, allowed), t)
+      logp, entropy, _ = _logp_entropy(_logits(h, head, allowed, cap), t)
       return None, (logp, entropy)
 
     _, out = jax.lax.scan(one, None, (_chunks(hidden, width), _chunks(targets, width)))
@@ -89,8 +92,9 @@ def token_logprobs(hidden, head, targets, *, allowed=None, chunk: int):
 
     def one(d_head, xs):
       h, t, c = xs
-      _, _, p = _logp_entropy(_logits(h, head, allowed), t)
-      d_h, d_head = _push(h, head, t, c, p, d_head)
+      logits = _logits(h, head, allowed, cap)
+      _, _, p = _logp_entropy(logits, t)
+      d_h, d_head = _push(h, head, t, c, p, d_head, _slope(logits, cap))
       return d_head, d_h
 
     xs = (_chunks(hidden, width), _chunks(targets, width), _chunks(cotangents[0], width))
@@ -102,11 +106,17 @@ def token_logprobs(hidden, head, targets, *, allowed=None, chunk: int):
   return run(hidden, head)
 
 
-def _push(h, head, targets, c, p, d_head):
-  """Gradient of Σ c·logp through one chunk: with dlogits = c (one-hot − p), dh = dlogits · headᵀ
-  and head's sum gains hᵀ · dlogits.
+def _slope(logits, cap):
+  """d softcap(x) / dx = 1 − (logits / cap)²; None without a cap. 0 where a logit is `MASKED`."""
+  return 1.0 - jnp.square(jnp.maximum(logits, -cap) / cap) if cap else None
+
+
+def _push(h, head, targets, c, p, d_head, slope):
+  """Gradient of Σ c·logp through one chunk: with dlogits = c (one-hot − p), times the slope of the
+  soft-cap where there is one, dh = dlogits · headᵀ and head's sum gains hᵀ · dlogits.
   """
-  d_logits = (c[..., None] * (_one_hot(targets, p.shape[-1]) - p)).astype(h.dtype)
+  d_logits = c[..., None] * (_one_hot(targets, p.shape[-1]) - p)
+  d_logits = (d_logits if slope is None else d_logits * slope).astype(h.dtype)
   d_h = jnp.einsum("ntv,dv->ntd", d_logits, head.astype(h.dtype))
   return d_h, d_head + jnp.einsum("ntd,ntv->dv", h, d_logits, preferred_element_type=jnp.float32)
 
@@ -120,6 +130,7 @@ def separable_loss(
   *,
   allowed=None,
   chunk: int,
+  cap: float = 0.0,
 ):
   """Σ_nt ℓ(logp_nt, entropy_nt, data_nt) and summed metrics, its gradient taken in the same pass
   over the head.
@@ -144,7 +155,7 @@ def separable_loss(
   def forward(hidden, head):
     def one(total, xs):
       h, (t, d) = xs
-      logp, entropy, _ = _logp_entropy(_logits(h, head, allowed), t)
+      logp, entropy, _ = _logp_entropy(_logits(h, head, allowed, cap), t)
       return add(total, chunk_terms(logp, entropy, d)), None
 
     return jax.lax.scan(one, zero, (_chunks(hidden, width), xs))[0]
@@ -153,9 +164,10 @@ def separable_loss(
     def one(carry, xs):
       total, d_head = carry
       h, (t, d) = xs
-      logp, entropy, p = _logp_entropy(_logits(h, head, allowed), t)
+      logits = _logits(h, head, allowed, cap)
+      logp, entropy, p = _logp_entropy(logits, t)
       value, pull, metrics = jax.vjp(lambda lp: chunk_terms(lp, entropy, d), logp, has_aux=True)
-      d_h, d_head = _push(h, head, t, pull(jnp.ones_like(value))[0], p, d_head)
+      d_h, d_head = _push(h, head, t, pull(jnp.ones_like(value))[0], p, d_head, _slope(logits, cap))
       return (add(total, (value, metrics)), d_head), d_h
 
     start = (zero, jnp.zeros(head.shape, jnp.float32))

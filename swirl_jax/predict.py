@@ -8,19 +8,14 @@ With `--verify` the FWM's samples are ranked by the IDM: the paper's test-time v
 """
 
 import functools
-import json
-import pathlib
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import app, flags, logging
 
-from swirl_jax import inputs, plan, programs, rewards, rng, sharding
-from swirl_jax.checkpoint import Checkpointer
-from swirl_jax.data import builders, pipeline
-from swirl_jax.models import transformer
-from swirl_jax.settings import from_config
+from swirl_jax import programs, rewards, rng, trained
+from swirl_jax.data import pipeline
 from swirl_jax.types import Segment, Transition
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
@@ -45,36 +40,12 @@ class Predictor:
   """Both models of a run's newest whole checkpoint. Nothing in the folder is changed."""
 
   def __init__(self, workdir: str):
-    folder = pathlib.Path(workdir)
-    path = folder / "config.json"
-    if not path.exists():
-      raise ValueError(
-        f"workdir = {workdir!r}: no config.json there, so it isn't the folder of a run."
-      )
-    settings = from_config(json.loads(path.read_text()))
-    self.world = builders.get(settings.world["name"])
+    with trained.open_run(workdir) as run:
+      self.world, self.players, self.mesh, self.names = run.world, run.players, run.mesh, run.names
+      self.models = run.models(*run.names.values())
     self.lengths = pipeline.Lengths(
       self.world.state_len, self.world.state_len, self.world.action_len
     )
-    self.players = programs.make_roles(
-      settings, self.world.tokenizer, inputs.lengths_of(self.world)
-    )
-    self.mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
-    with jax.set_mesh(self.mesh), Checkpointer(folder / "checkpoints", read_only=True) as found:
-      latest = found.latest()
-      if latest is None:
-        raise ValueError(f"workdir = {workdir!r}: no whole checkpoint there yet.")
-      position, meta = latest
-      self.names = _newest(settings, meta["models"])
-      shape = jax.eval_shape(
-        functools.partial(transformer.init_params, self.players.fwm.config), jax.random.key(0)
-      )
-      at = sharding.tree_shardings(shape, self.mesh)
-      shape = jax.tree.map(
-        lambda s, a: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=a), shape, at
-      )
-      wanted = {"models": dict.fromkeys(self.names.values(), shape)}
-      self.models = found.restore(position, wanted, partial=True)["models"]
 
   def next_states(
     self,
@@ -132,19 +103,6 @@ class Predictor:
       tokens[0, : len(ids)] = ids
       fields[name] = Segment(tokens, np.arange(length)[None] < len(ids))
     return Transition(**fields)
-
-
-def _newest(settings, saved: list[str]) -> dict[str, str]:
-  """The trained models where there are any, else the warm ones; ValueError before the warm-up."""
-  stages = plan.make_plan(settings)
-  warm, final = plan.warm_models(stages), plan.final_models(stages)
-  names = {field: final[field] if final[field] in saved else warm[field] for field in "yz"}
-  missing = sorted(set(names.values()) - set(saved))
-  if missing:
-    raise ValueError(
-      f"the run has not trained {', '.join(missing)} yet: its checkpoint holds {', '.join(saved)}."
-    )
-  return names
 
 
 def main(argv):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swirl_jax import phases, prompts, roles, sampling, sft, sharding
+from swirl_jax import phases, prompts, rng, roles, sampling, sft, sharding
 from swirl_jax.models import lora, transformer
 from swirl_jax.optimizer import Schedule
 from swirl_jax.plan import Stage
@@ -158,11 +158,14 @@ def base_params(config: transformer.TransformerConfig, key: jax.Array) -> Any:
   return transformer.compute_params(transformer.init_params(config, key), config)
 
 
-def initial_params(
-  config: transformer.TransformerConfig, key: jax.Array, make=trained_params
-) -> Any:
-  """`trained_params` (or `base_params`), on the mesh."""
-  return _init_program(config, make, sharding.mesh_in_use())(key)
+def initial_params(config: transformer.TransformerConfig, key: jax.Array) -> Any:
+  """`trained_params`, on the mesh."""
+  return _init_program(config, trained_params, sharding.mesh_in_use())(key)
+
+
+def initial_base(config: transformer.TransformerConfig, root: jax.Array) -> Any:
+  """`base_params`, on the mesh: a function of a run's root key, so that no checkpoint holds it."""
+  return _init_program(config, base_params, sharding.mesh_in_use())(rng.stream(root, "base"))
 
 
 @functools.cache

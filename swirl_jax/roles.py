@@ -106,7 +106,8 @@ class TransformerRole:
   def _vocabulary(self, sampled: bool):
     allowed = self.decoding.allowed if sampled else None
     mask = sampling.allowed_mask(allowed, self.config.vocab_size)
-    return {"allowed": mask, "chunk": self.config.logprob_chunk}
+    c = self.config
+    return {"allowed": mask, "chunk": c.logprob_chunk, "cap": c.final_softcap}
 
   def _hidden(self, params, transition, target):
     """Hidden states that predict the target, [B·G, T, D]; the head; and how to bring [B, G, T] to

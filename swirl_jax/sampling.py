@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from swirl_jax import rng, sharding
 from swirl_jax.models import transformer
+from swirl_jax.models.attention import softcap
 from swirl_jax.sharding import BATCH
 from swirl_jax.types import Rollout, Segment
 
@@ -166,6 +167,7 @@ def rollout(
 
   def put(out: Rollout, hidden, t):
     logits = jnp.einsum("bgd,dv->bgv", hidden, head, preferred_element_type=jnp.float32)
+    logits = softcap(logits, config.final_softcap)
     if allowed is not None:
       logits = jnp.where(allowed.reshape(1, 1, -1), logits, MASKED)
     u = jax.random.uniform(rng.stream(key, "token", t), (b, g))

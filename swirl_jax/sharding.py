@@ -22,6 +22,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"head$", ("fsdp", "tensor")),  # [D, V]
   (r"layers/attention/qkv$", (None, "fsdp", "tensor", None, None)),  # [L, D, K, H/K + 2, d]
   (r"layers/attention/qkv_bias$", (None, "tensor", None, None)),  # [L, K, H/K + 2, d]
+  (r"layers/attention/[qk]_norm/(scale|bias)$", (None, "tensor", None, None)),  # [L, K, H/K, d]
   (r"layers/attention/out$", (None, "tensor", None, None, "fsdp")),  # [L, K, H/K, d, D]
   (r"layers/mlp/gate_up$", (None, "fsdp", None, "tensor")),  # [L, D, 2, F]
   (r"layers/mlp/down$", (None, "tensor", "fsdp")),  # [L, F, D]

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from swirl_jax import inputs, metrics, phases, programs, report, rng, scoring, sharding
+from swirl_jax import inputs, metrics, phases, programs, report, scoring, sharding
 from swirl_jax.checkpoint import Checkpointer
 from swirl_jax.data import builders
 from swirl_jax.files import check_config, write_json_atomic
@@ -122,8 +122,7 @@ class Run:
     self.models: dict[str, Any] = {}
     self.base = None  # what the models' adapters share
     if players.fwm.config.lora_rank:
-      key = rng.stream(self.root, "base")
-      self.base = programs.initial_params(players.fwm.config, key, make=programs.base_params)
+      self.base = programs.initial_base(players.fwm.config, self.root)
     self.position = -1
     self.finished = False
     self._compiled: dict[Any, Any] = {}

@@ -42,6 +42,7 @@ LINES = (
       "scoring",
       "stage_run",
       "train",
+      "trained",
       "report",
       "charts",
       "findings",

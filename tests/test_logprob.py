@@ -15,6 +15,9 @@ N, T, D, V = 3, 7, 8, 13
 ALLOWED = np.array([True] * 4 + [False] * 3 + [True] * 6)
 
 
+CAP = 1.5  # of the logits, whose standard deviation is about 3
+
+
 def inputs(allowed=None):
   rng = np.random.default_rng(0)
   hidden = rng.normal(size=(N, T, D)).astype(np.float32)
@@ -25,9 +28,9 @@ def inputs(allowed=None):
   return hidden, head, targets, weights
 
 
-def plain(hidden, head, targets, allowed):
+def plain(hidden, head, targets, allowed, cap):
   """log_softmax over [N, T, V] and its entropy."""
-  logits = hidden @ head
+  logits = cap * jnp.tanh(hidden @ head / cap) if cap else hidden @ head
   if allowed is not None:
     logits = jnp.where(allowed.reshape(1, 1, -1), logits, -jnp.inf)
   logp = jax.nn.log_softmax(logits)
@@ -38,12 +41,13 @@ def plain(hidden, head, targets, allowed):
 
 # Any width: one token a row at a time, widths that do not divide T, more than there is.
 chunks = pytest.mark.parametrize(
-  "chunk, allowed", [(1, None), (3 * N, ALLOWED), (5 * N + 1, None), (10_000, ALLOWED)]
+  "chunk, allowed, cap",
+  [(1, None, 0.0), (3 * N, ALLOWED, CAP), (5 * N + 1, None, CAP), (10_000, ALLOWED, 0.0)],
 )
 
 
 @chunks
-def test_token_logprobs_equal_log_softmax(chunk, allowed):
+def test_token_logprobs_equal_log_softmax(chunk, allowed, cap):
   hidden, head, targets, weights = inputs(allowed)
 
   def objective(f):
@@ -53,9 +57,10 @@ def test_token_logprobs_equal_log_softmax(chunk, allowed):
 
     return tiny.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(hidden, head)
 
-  chunked = functools.partial(logprob.token_logprobs, targets=targets, allowed=allowed, chunk=chunk)
+  options = {"allowed": allowed, "chunk": chunk, "cap": cap}
+  chunked = functools.partial(logprob.token_logprobs, targets=targets, **options)
   (_, found), grads = objective(lambda h, w: chunked(h, w))
-  (_, expected), plain_grads = objective(lambda h, w: plain(h, w, targets, allowed))
+  (_, expected), plain_grads = objective(lambda h, w: plain(h, w, targets, allowed, cap))
   assert all(a.shape == (N, T) and a.dtype == jnp.float32 for a in found)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
   for one, other in zip(grads, plain_grads, strict=True):
@@ -63,7 +68,7 @@ def test_token_logprobs_equal_log_softmax(chunk, allowed):
 
 
 @chunks
-def test_separable_loss_equals_log_softmax(chunk, allowed):
+def test_separable_loss_equals_log_softmax(chunk, allowed, cap):
   """A loss that is neither linear in logp nor blind to `data`, scaled from outside."""
   hidden, head, targets, weights = inputs(allowed)
   mask = np.arange(T) < np.array([[7], [2], [0]])
@@ -75,12 +80,12 @@ def test_separable_loss_equals_log_softmax(chunk, allowed):
 
   def fused(hidden, head):
     loss, metrics = logprob.separable_loss(
-      hidden, head, targets, (weights, mask), token_loss, allowed=allowed, chunk=chunk
+      hidden, head, targets, (weights, mask), token_loss, allowed=allowed, chunk=chunk, cap=cap
     )
     return 3.0 * loss, metrics
 
   def whole(hidden, head):
-    logp, entropy = plain(hidden, head, targets, allowed)
+    logp, entropy = plain(hidden, head, targets, allowed, cap)
     terms, metrics = token_loss(logp, jax.lax.stop_gradient(entropy), (weights, mask))
     return 3.0 * terms.sum(), metrics
 

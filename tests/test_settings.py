@@ -102,7 +102,7 @@ WRONG = [
   ("phase1.beta", "0.1", "config.phase1.beta = '0.1': a value of type float is needed, found str"),
   ("phase1.beta", False, "config.phase1.beta = False: a value of type float is needed, found bool"),
   ("phase1.beta", float("nan"), "config.phase1.beta is not a number"),
-  ("model.qk_norm", 1, "config.model.qk_norm = 1: a value of type bool is needed, found int"),
+  ("model.qkv_bias", 1, "config.model.qkv_bias = 1: a value of type bool is needed, found int"),
   ("model", 3, "config.model = 3: a group of fields is needed"),
   ("swirl.order", "phase1", "config.swirl.order = 'phase1': a tuple of names is needed"),
   ("compare", (1,), "config.compare = (1,): a tuple of names is needed"),

@@ -65,7 +65,7 @@ def test_eight_devices_equal_one(one_device, shape):
 
 # ------------------------------------------------------------------------------------------- rules
 
-EVERYTHING = {"qkv_bias": True, "qk_norm": True, "tie_embeddings": False}
+EVERYTHING = {"qkv_bias": True, "qk_norm": "head", "tie_embeddings": False}
 
 
 def specs(mesh, tree, **options):
@@ -98,6 +98,13 @@ def test_every_parameter_has_its_place(scan_layers):
     "layers/mlp/gate_up": P(None, "fsdp", None, "tensor"),
     "layers/mlp/down": P(None, "tensor", "fsdp"),
   }
+
+
+def test_norms_with_a_scale_by_head_go_where_the_heads_go():
+  found = specs(mesh_of((2, 2, 2)), shapes(tiny.config(qk_norm="layer", out_bias=True)))
+  for name in ("q_norm/scale", "q_norm/bias", "k_norm/scale", "k_norm/bias"):
+    assert found[f"layers/attention/{name}"] == P(None, "tensor", None, None)
+  assert found["layers/attention/out_bias"] == P()
 
 
 def test_what_an_axis_does_not_divide_stays_whole():

@@ -139,6 +139,8 @@ def test_each_step_is_compiled_once(whole):
   "overrides",
   [
     ("compare=()", "weights=shared"),
+    ("compare=()", "weights=shared", "model.lora_rank=2"),
+    ("compare=('labels_only',)", "model.lora_rank=2"),
     (
       "compare=('paper_phase1',)",
       "phase1.latents=cached",

@@ -55,14 +55,47 @@ def numpy_logits(params, c: transformer.TransformerConfig, ids) -> np.ndarray:
   """The model on one sequence of real tokens [S] → float64 [S, V], written out by hand."""
   p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
   at = np.arange(len(ids))
-  half, ratio = c.head_dim // 2, c.n_heads // c.n_kv_heads
+  ratio = c.n_heads // c.n_kv_heads
+
+  def by(scale):
+    return 1.0 + scale if c.norm_offset else scale
 
   def norm(x, scale):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * scale
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * by(scale)
 
-  def rotate(x):  # [S, d]
-    angle = at[:, None] * c.rope_theta ** (-np.arange(half) / half)
-    a, b = x[:, :half], x[:, half:]
+  def head_norm(x, parameters):  # x [S, K, R, d]
+    if c.qk_norm == "none":
+      return x
+    scale = by(parameters["scale"])
+    if c.qk_norm == "layer":
+      x = x - x.mean(-1, keepdims=True)
+      return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale + parameters["bias"]
+    axes = (-1,) if c.qk_norm == "head" else (1, 2, 3)
+    return x / np.sqrt((x**2).mean(axes, keepdims=True) + c.norm_eps) * scale
+
+  def frequencies(sliding):
+    f = (c.sliding_rope_theta if sliding and c.sliding_rope_theta else c.rope_theta) ** (
+      -np.arange(c.head_dim // 2) * 2 / c.head_dim
+    )
+    if c.rope_scaling == "none" or (sliding and c.sliding_rope_theta):
+      return f
+    if c.rope_scaling == "linear":
+      return f / c.rope_factor
+    out = []
+    for x in f:
+      wavelength = 2 * math.pi / x
+      longest = c.rope_original_len / c.rope_low_freq_factor
+      shortest = c.rope_original_len / c.rope_high_freq_factor
+      smooth = c.rope_original_len / wavelength - c.rope_low_freq_factor
+      smooth /= c.rope_high_freq_factor - c.rope_low_freq_factor
+      middle = (1 - smooth) * x / c.rope_factor + smooth * x
+      slow = wavelength > longest
+      out.append(x / c.rope_factor if slow else x if wavelength < shortest else middle)
+    return np.array(out)
+
+  def rotate(x, sliding):  # [S, d]
+    angle = at[:, None] * frequencies(sliding)
+    a, b = np.split(x, 2, -1)
     return np.concatenate(
       [a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], -1
     )
@@ -72,29 +105,41 @@ def numpy_logits(params, c: transformer.TransformerConfig, ids) -> np.ndarray:
       return x / (1 + np.exp(-x))
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
-  h = p["embedding"][np.asarray(ids)] * (math.sqrt(c.d_model) if c.scale_embedding else 1.0)
-  for i in range(c.n_layers):
-    layer = jax.tree.map(lambda a, i=i: a[i], p["layers"])
-    attention, x = layer["attention"], norm(h, layer["attention_norm"]["scale"])
+  def softcap(x, cap):
+    return cap * np.tanh(x / cap) if cap else x
+
+  def attention(w, x, sliding):
+    x = np.einsum("sm,mkrd->skrd", x, w["qkv"]) + (w["qkv_bias"] if c.qkv_bias else 0.0)
+    q, k, v = x[:, :, :ratio], x[:, :, ratio : ratio + 1], x[:, :, ratio + 1]
+    q, k = head_norm(q, w.get("q_norm")), head_norm(k, w.get("k_norm"))
+    total = w["out_bias"] if c.out_bias else 0.0
     for head in range(c.n_heads):
       kv, r = divmod(head, ratio)
+      scores = rotate(q[:, kv, r], sliding) @ rotate(k[:, kv, 0], sliding).T
+      scores = softcap(
+        scores / math.sqrt(c.query_pre_attn_scalar or c.head_dim), c.attention_softcap
+      )
+      distance = at[:, None] - at[None, :]
+      seen = (distance >= 0) & (distance < (c.window if sliding and c.window else len(ids)))
+      weights = np.where(seen, np.exp(scores - scores.max(-1, keepdims=True)), 0.0)
+      total = total + weights / weights.sum(-1, keepdims=True) @ v[:, kv] @ w["out"][kv, r]
+    return total
 
-      def project(which, kv=kv, attention=attention, x=x):
-        bias = attention["qkv_bias"][kv, which] if c.qkv_bias else 0.0
-        return x @ attention["qkv"][:, kv, which] + bias
+  def feed_forward(w, x):
+    return (activation(x @ w["gate_up"][:, 0]) * (x @ w["gate_up"][:, 1])) @ w["down"]
 
-      q, k, v = project(r), project(ratio), project(ratio + 1)
-      if c.qk_norm:
-        q, k = norm(q, attention["q_norm"]["scale"]), norm(k, attention["k_norm"]["scale"])
-      scores = rotate(q) @ rotate(k).T / math.sqrt(c.head_dim)
-      scores = np.where(at[:, None] >= at[None, :], scores, -np.inf)
-      weights = np.exp(scores - scores.max(-1, keepdims=True))
-      out = weights / weights.sum(-1, keepdims=True) @ v
-      h = h + out @ attention["out"][kv, r]
-    x, mlp = norm(h, layer["mlp_norm"]["scale"]), layer["mlp"]
-    h = h + (activation(x @ mlp["gate_up"][:, 0]) * (x @ mlp["gate_up"][:, 1])) @ mlp["down"]
+  h = p["embedding"][np.asarray(ids)] * (math.sqrt(c.d_model) if c.scale_embedding else 1.0)
+  types = c.layer_types or ("sliding",)
+  for i in range(c.n_layers):
+    layer = jax.tree.map(lambda a, i=i: a[i], p["layers"])
+    sliding = types[i % len(types)] == "sliding"
+    for name, f in (("attention", functools.partial(attention, sliding=sliding)),
+                    ("mlp", feed_forward)):  # fmt: skip
+      x = h if c.norms == "post" else norm(h, layer[f"{name}_norm"]["scale"])
+      x = f(layer[name], x)
+      h = h + (x if c.norms == "pre" else norm(x, layer[f"{name}_post_norm"]["scale"]))
   head = p["embedding"].T if c.tie_embeddings else p["head"]
-  return norm(h, p["final_norm"]["scale"]) @ head
+  return softcap(norm(h, p["final_norm"]["scale"]) @ head, c.final_softcap)
 
 
 def log_softmax(logits) -> np.ndarray:

@@ -1,4 +1,9 @@
-"""Tokenizers: text → token ids and back. Frozen and hashable: they can be static arguments."""
+"""Tokenizers: text → token ids and back. Frozen and hashable: they can be static arguments.
+
+A tokenizer has the ids `pad`, `bos`, `eos`, `sep`, `fwm`, `idm`, a `vocab_size`, `encode` (adds no
+special tokens and lets no text smuggle them in) and `decode` (up to the first <eos>, no <pad>).
+Here are those that need nothing but Python; `fast_tokenizers.py` has those of language models.
+"""
 
 import dataclasses
 import functools
@@ -60,3 +65,31 @@ class WordTokenizer:
       if i != PAD:
         words.append(SPECIAL[i] if i < len(SPECIAL) else self.words[i - len(SPECIAL)])
     return " ".join(words)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteTokenizer:
+  """One token a byte of UTF-8: the special tokens 0..5, then the 256 bytes. For tests: any text is
+  encoded, and nothing is trained or read.
+  """
+
+  pad, bos, eos, sep, fwm, idm = PAD, BOS, EOS, SEP, FWM, IDM
+  vocab_size = len(SPECIAL) + 256
+
+  def encode(self, text: str) -> list[int]:
+    return [byte + len(SPECIAL) for byte in text.encode()]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of `ids` up to the first <eos>, without <pad>; other special tokens are written out,
+    bytes that are no UTF-8 become the replacement character.
+    """
+    found = bytearray()
+    for i in ids:
+      i = int(i)
+      if not 0 <= i < self.vocab_size:
+        raise ValueError(f"the id {i} is outside the vocabulary, 0 to {self.vocab_size - 1}")
+      if i == EOS:
+        break
+      if i != PAD:
+        found += SPECIAL[i].encode() if i < len(SPECIAL) else bytes([i - len(SPECIAL)])
+    return found.decode(errors="replace")

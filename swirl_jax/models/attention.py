@@ -1,5 +1,5 @@
-"""What attention computes with: keys and values, their cache, rotary positions, one softmax over
-several parts.
+"""What attention computes with: keys and values, their cache, windows, one softmax over several
+parts.
 """
 
 import functools
@@ -37,27 +37,35 @@ def write_cache(cache: KV, new: KV, index, layer=None) -> KV:
   return KV(put(cache.k, new.k, -1), put(cache.v, new.v, -2))
 
 
-def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Rotates pairs (i, i + d/2). arXiv:2104.09864.
+def softcap(x: jax.Array, cap: float) -> jax.Array:
+  """cap · tanh(x / cap); x itself where cap is 0."""
+  return cap * jnp.tanh(x / cap) if cap else x
 
-  x [B, K, G, R, S, d], rotation as of `rotary`; its axis G may be 1 → the shape of x.
+
+def near(queries: jax.Array, keys: jax.Array, window) -> jax.Array:
+  """Whether a key is one of the `window` latest tokens of a query, by the positions of real tokens.
+
+  queries [B, G, S], keys [B, G, T] (the axis G may be 1), or [B, T] → bool [B, 1, G, 1, S, T].
   """
-  half = x.shape[-1] // 2
-  sin, cos = (a[:, None, :, None] for a in rotation)
-  a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+  keys = keys[:, None] if keys.ndim == 2 else keys
+  distance = queries[:, None, :, None, :, None] - keys[:, None, :, None, None, :]
+  return distance < window
 
 
-def attend(q: jax.Array, parts: list[tuple[str, KV, jax.Array]]) -> jax.Array:
-  """softmax(q k / sqrt d) v over the concatenation of parts. q [B, K, G, R, S, d] → the same shape.
+def attend(
+  q: jax.Array, parts: list[tuple[str, KV, jax.Array]], *, scale: float, cap: float = 0.0
+) -> jax.Array:
+  """softmax(cap · tanh(scale · q k / cap)) v over the concatenation of parts.
+
+  q [B, K, G, R, S, d] → the same shape.
 
   A part is (the axes of its k between batch and features: 'bk' for a shared prompt or 'bkg' for a
   sample's own), its KV and a mask that broadcasts to [B, K, G, R, S, keys].
   """
-  scale, scores = q.shape[-1] ** -0.5, []
+  scores = []
   for axes, kv, mask in parts:
     s = jnp.einsum(f"bkgrsd,{axes}dt->bkgrst", q, kv.k, preferred_element_type=jnp.float32) * scale
-    scores.append(jnp.where(mask, s, MASKED))
+    scores.append(jnp.where(mask, softcap(s, cap), MASKED))
   top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
   weights = [jnp.exp(s - jax.lax.stop_gradient(top)) for s in scores]
   total = sum(w.sum(-1, keepdims=True) for w in weights)

@@ -13,92 +13,23 @@ Parameters are plain dicts; those of the layers are stacked on a leading axis L,
 are scanned or unrolled. (`split_layers` takes them apart for an unrolled decoding loop.)
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from swirl_jax import sharding
 from swirl_jax.models import lora
-from swirl_jax.models.attention import KV, attend, rotate, write_cache
+from swirl_jax.models.attention import KV, attend, near, write_cache
+from swirl_jax.models.norms import RMSNorm, WideNorm
+from swirl_jax.models.rotary import rotary, rotate
+from swirl_jax.models.transformer_config import ACTIVATIONS, REMAT, TransformerConfig
+from swirl_jax.models.transformer_config import DTYPES as DTYPES
 from swirl_jax.sharding import BATCH
 
-ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": lambda x: nn.gelu(x, approximate=True)}
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-REMAT = {
-  "none": None,
-  "full": jax.checkpoint_policies.nothing_saveable,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-  """Sizes and choices. `vocab_size` and `max_len` (the context) may be 0 in a run's config, and are
-  then the world's.
-
-  `activation` silu makes the feed-forward SwiGLU, gelu_tanh GeGLU; `dtype` is the compute dtype;
-  `scale_embedding` multiplies the embedded tokens by √D, as Gemma does; `scan_layers` scans over
-  the layers instead of unrolling them: a small program, for deep models and accelerators. Unrolled
-  is faster on CPU, and a rollout then copies the layers' weights once. `logprob_chunk`: how many
-  tokens' logits exist at a time where a completion is scored. lora_rank: of the adapters that are
-  trained in place of the parameters, 0 for none; see `models.lora`. Raises ValueError, naming the
-  field, for what it can't be.
-  """
-
-  d_model: int
-  n_layers: int
-  n_heads: int
-  n_kv_heads: int
-  head_dim: int
-  d_ff: int
-  vocab_size: int = 0
-  max_len: int = 0
-  rope_theta: float = 10_000.0
-  norm_eps: float = 1e-6
-  activation: str = "silu"
-  tie_embeddings: bool = True
-  scale_embedding: bool = False
-  qkv_bias: bool = False
-  qk_norm: bool = False
-  scan_layers: bool = True
-  remat: str = "none"
-  dtype: str = "float32"
-  logprob_chunk: int = 256
-  lora_rank: int = 0
-  lora_alpha: float = 16.0
-  lora_targets: tuple[str, ...] = tuple(lora.TARGETS)
-
-  def __post_init__(self):
-    sizes = ("d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff", "logprob_chunk")
-    for name in (*sizes, "vocab_size", "max_len", "lora_rank"):
-      value, least = getattr(self, name), int(name in sizes)
-      if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"model.{name} = {value!r}: allowed is a whole number from {least}.")
-    for name, allowed in (("activation", ACTIVATIONS), ("dtype", DTYPES), ("remat", REMAT)):
-      if getattr(self, name) not in allowed:
-        raise ValueError(f"model.{name} = {getattr(self, name)!r}: allowed are {sorted(allowed)}.")
-    if self.n_heads % self.n_kv_heads:
-      raise ValueError(
-        f"model.n_heads = {self.n_heads} is not a multiple of model.n_kv_heads = {self.n_kv_heads}."
-      )
-    targets = self.lora_targets
-    if not targets or set(targets) - set(lora.TARGETS) or len(set(targets)) < len(targets):
-      raise ValueError(f"model.lora_targets = {targets}: allowed are {', '.join(lora.TARGETS)}.")
-    if not self.lora_alpha > 0:
-      raise ValueError(f"model.lora_alpha = {self.lora_alpha}: allowed is a number above 0.")
-    if self.head_dim % 2:
-      raise ValueError(f"model.head_dim = {self.head_dim}: rotary embedding needs an even number.")
-
-  @property
-  def compute_dtype(self):
-    return DTYPES[self.dtype]
-
-  @property
-  def lora_scale(self) -> float:
-    return self.lora_alpha / max(1, self.lora_rank)
+EVERY = np.int32(2**30)  # the window of a layer that has none, among layers that have
 
 
 class Prefix(NamedTuple):
@@ -111,28 +42,14 @@ class Prefix(NamedTuple):
   length: jax.Array
 
 
-class RMSNorm(nn.Module):
-  """y = x / sqrt(mean x² + ε) · scale, in float32. [..., D] → [..., D]. arXiv:1910.07467."""
-
-  eps: float
-
-  @nn.compact
-  def __call__(self, x):
-    scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-    y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
-    return (y * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
-
-
-def rotary(config: TransformerConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Sine and cosine of positions · theta^(−2i/d), i < d/2. [B, G, S] → float32 [B, G, S, d/2] each.
-
-  Once a pass and not once a layer.
+class Places(NamedTuple):
+  """By what windows are measured, positions of real tokens: queries [B, G, S], own keys [B, G, T]
+  (the axis G may be 1), and a shared prompt's [B, P] or None.
   """
-  half = config.head_dim // 2
-  frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions.astype(jnp.float32)[..., None] * frequency.reshape(1, 1, 1, -1)
-  return jnp.sin(angle), jnp.cos(angle)
+
+  queries: jax.Array
+  own: jax.Array
+  prefix: jax.Array | None
 
 
 class Attention(nn.Module):
@@ -141,12 +58,13 @@ class Attention(nn.Module):
 
   Without a cache it returns the KV of the tokens it is given; with one, the cache with the one
   token's in it. `at` is that token's place in the cache and, of a stacked cache, the layer.
+  `window` is (how many tokens, Places), or None.
   """
 
   config: TransformerConfig
 
   @nn.compact
-  def __call__(self, h, rotation, mask, prefix, cache, at):
+  def __call__(self, h, rotation, mask, prefix, cache, at, window):
     c, dtype = self.config, h.dtype
     b, g, s, m = h.shape
     ratio = c.n_heads // c.n_kv_heads
@@ -161,30 +79,46 @@ class Attention(nn.Module):
       bias = self.param("qkv_bias", nn.initializers.zeros, (c.n_kv_heads, ratio + 2, c.head_dim))
       x = x + bias.astype(dtype)[None, :, None, :, None, :]
     q, k, v = x[:, :, :, :ratio], x[:, :, :, ratio : ratio + 1], x[:, :, :, ratio + 1]
-    if c.qk_norm:
-      q, k = RMSNorm(c.norm_eps, name="q_norm")(q), RMSNorm(c.norm_eps, name="k_norm")(k)
+    if c.qk_norm != "none":
+      q, k = self._norm("q_norm", q), self._norm("k_norm", k)
     q, k = rotate(q, rotation), rotate(k, rotation)
     kv = KV(k[:, :, :, 0].swapaxes(-1, -2), v)
 
     if cache is None:
       causal = jnp.tril(jnp.ones((s, s), bool))[None, None, None, None]
-      parts = [("bkg", kv, causal & mask[:, None, :, None, None, :])]
+      own, visible = kv, causal & mask[:, None, :, None, None, :]
     else:
       index, layer = at
       kv = write_cache(cache, kv, index, layer)
       own = kv if layer is None else jax.tree.map(lambda a: a[layer], kv)
-      upto = jnp.arange(own.v.shape[-2]) <= index
-      parts = [("bkg", own, upto.reshape((1,) * 5 + (-1,)))]
+      visible = (jnp.arange(own.v.shape[-2]) <= index).reshape((1,) * 5 + (-1,))
+    if window is not None:
+      width, places = window
+      visible = visible & near(places.queries, places.own, width)
+    parts = [("bkg", own, visible)]
     if prefix is not None:
       shared, prefix_mask = prefix
-      parts.insert(0, ("bk", shared, prefix_mask[:, None, None, None, None, :]))
-    out = attend(q, parts)
+      visible = prefix_mask[:, None, None, None, None, :]
+      if window is not None:
+        visible = visible & near(places.queries, places.prefix, width)
+      parts.insert(0, ("bk", shared, visible))
+    out = attend(q, parts, scale=c.query_scale, cap=c.attention_softcap)
     kernel = nn.initializers.variance_scaling(
       0.5 / c.n_layers, "fan_in", "normal", in_axis=(0, 1, 2), out_axis=3
     )
     w = self.param("out", kernel, (c.n_kv_heads, ratio, c.head_dim, c.d_model))
     out = out.transpose(0, 2, 4, 1, 3, 5).reshape(b, g, s, -1)
-    return out @ w.astype(dtype).reshape(-1, m), kv
+    out = out @ w.astype(dtype).reshape(-1, m)
+    if c.out_bias:
+      bias = self.param("out_bias", nn.initializers.zeros, (c.d_model,))
+      out = out + bias.astype(dtype).reshape(1, 1, 1, -1)
+    return out, kv
+
+  def _norm(self, name, x):
+    c = self.config
+    if c.qk_norm == "head":
+      return RMSNorm(c.norm_eps, c.norm_offset, name=name)(x)
+    return WideNorm(c, name=name)(x)
 
 
 class Mlp(nn.Module):
@@ -208,7 +142,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-  """One pre-norm layer: h + attention(norm h), then h + mlp(norm h).
+  """One layer: h + attention(norm h), then h + mlp(norm h); `norms` says where the norms stand.
 
   Returns h and the KV that `Attention` does.
   """
@@ -216,13 +150,18 @@ class Block(nn.Module):
   config: TransformerConfig
 
   @nn.compact
-  def __call__(self, h, rotation, mask, prefix=None, cache=None, at=None):
-    eps = self.config.norm_eps
-    a, kv = Attention(self.config, name="attention")(
-      RMSNorm(eps, name="attention_norm")(h), rotation, mask, prefix, cache, at
+  def __call__(self, h, rotation, mask, prefix=None, cache=None, at=None, window=None):
+    c = self.config
+
+    def norm(name, x, *where):
+      return RMSNorm(c.norm_eps, c.norm_offset, name=name)(x) if c.norms in where else x
+
+    a, kv = Attention(c, name="attention")(
+      norm("attention_norm", h, "pre", "both"), rotation, mask, prefix, cache, at, window
     )
-    h = h + a
-    h = h + Mlp(self.config, name="mlp")(RMSNorm(eps, name="mlp_norm")(h))
+    h = h + norm("attention_post_norm", a, "post", "both")
+    a = Mlp(c, name="mlp")(norm("mlp_norm", h, "pre", "both"))
+    h = h + norm("mlp_post_norm", a, "post", "both")
     return sharding.constrain(h, BATCH), kv
 
 
@@ -258,26 +197,36 @@ class Transformer(nn.Module):
       h = h * jnp.asarray(c.d_model**0.5, h.dtype)
     h = sharding.constrain(h, BATCH)
     shared = None if prefix is None else prefix.kv
+    places = self._places(mask, prefix, cache, index) if c.window else None
 
-    def layer(h, params, shared_l, cache, i=None):
-      params, adapters = params
-      if adapters is not None:
-        params = lora.adapt(params, adapters, c.lora_scale)
-      shared_l = None if shared_l is None else (shared_l, prefix.mask)
-      return Block(c, parent=None).apply(
-        {"params": params}, h, rotation, mask, shared_l, cache, (index, i)
-      )
+    def layer_of(sliding):  # a bool, or None: the argument tells
+      def layer(h, params, shared_l, cache, i=None, is_sliding=None):
+        params, adapters = params
+        if adapters is not None:
+          params = lora.adapt(params, adapters, c.lora_scale)
+        shared_l = None if shared_l is None else (shared_l, prefix.mask)
+        turn, width = of_layer(c, rotation, is_sliding if sliding is None else sliding)
+        window = None if width is None else (width, places)
+        return Block(c, parent=None).apply(
+          {"params": params}, h, turn, mask, shared_l, cache, (index, i), window
+        )
 
-    def body(carry, xs):  # The stacked cache is carried, so that a token is written in place.
-      h, cache = carry
-      params, shared_l, i = xs
-      h, kv = layer(h, params, shared_l, cache, i)
-      return ((h, None), kv) if cache is None else ((h, kv), None)
+      if c.remat == "none":
+        return layer
+      return jax.checkpoint(layer, policy=REMAT[c.remat], prevent_cse=not c.scan_layers)
 
-    if c.remat != "none":
-      layer = jax.checkpoint(layer, policy=REMAT[c.remat], prevent_cse=not c.scan_layers)
+    mixed = len(set(c.sliding)) > 1
     if c.scan_layers:
-      xs = ((layers, adapters), shared, jnp.arange(c.n_layers))
+      layer = layer_of(None if mixed else c.sliding[0])
+
+      def body(carry, xs):  # The stacked cache is carried, so that a token is written in place.
+        h, cache = carry
+        params, shared_l, *of = xs
+        h, kv = layer(h, params, shared_l, cache, *of)
+        return ((h, None), kv) if cache is None else ((h, kv), None)
+
+      of = (np.array(c.sliding),) if mixed else ()
+      xs = ((layers, adapters), shared, jnp.arange(c.n_layers), *of)
       (h, cache), kv = jax.lax.scan(body, (h, cache), xs)
       kv = kv or cache
     else:
@@ -287,17 +236,42 @@ class Transformer(nn.Module):
           params = layers[i], None
         else:
           params = jax.tree.map(lambda p, i=i: p[i], (layers, adapters))
-        h, kv_l = layer(h, params, shared and shared[i], cache and cache[i])
+        h, kv_l = layer_of(c.sliding[i])(h, params, shared and shared[i], cache and cache[i])
         kv += (kv_l,)
-    return RMSNorm(c.norm_eps, name="final_norm")(h), kv
+    return RMSNorm(c.norm_eps, c.norm_offset, name="final_norm")(h), kv
+
+  def _places(self, mask, prefix, cache, index) -> Places:
+    start = 0 if prefix is None else prefix.length[:, None, None]
+    prefix_at = None if prefix is None else real_positions(prefix.mask)
+    if cache is None:
+      own = start + real_positions(mask)
+      return Places(own, own, prefix_at)
+    length = jax.tree.leaves(cache)[-1].shape[-2]
+    own = start + jnp.arange(length, dtype=jnp.int32).reshape(1, 1, -1)
+    return Places((start + index) * jnp.ones((1, 1, 1), jnp.int32), own, prefix_at)
 
   def _init_layers(self, key):
     c = self.config
     h = jnp.zeros((1, 1, 1, c.d_model))
     at, on = jnp.zeros((1, 1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
-    rotation = rotary(c, at)
+    rotation, _ = of_layer(c, rotary(c, at), False)
     one = lambda k: Block(c, parent=None).init(k, h, rotation, on)["params"]  # noqa: E731
     return jax.vmap(one)(jax.random.split(key, c.n_layers))
+
+
+def real_positions(mask: jax.Array) -> jax.Array:
+  """The positions of a row's tokens, which count real ones: bool [..., S] → int32 [..., S]."""
+  return jnp.maximum(jnp.cumsum(mask, -1, dtype=jnp.int32) - 1, 0)
+
+
+def of_layer(config: TransformerConfig, rotation, sliding):
+  """A layer's (rotation, window); the window is None where it has none. `sliding` may be traced."""
+  if config.sliding_rope_theta:
+    row = int(sliding) if isinstance(sliding, bool) else sliding.astype(jnp.int32)
+    rotation = jax.tree.map(lambda a: a[row], rotation)
+  if not config.window or sliding is False:
+    return rotation, None
+  return rotation, config.window if sliding is True else jnp.where(sliding, config.window, EVERY)
 
 
 def init_params(config: TransformerConfig, key: jax.Array) -> Any:
@@ -322,7 +296,7 @@ def apply(
   on where there is one, unless their rotation is given.
   """
   if rotation is None:
-    positions = jnp.maximum(jnp.cumsum(segment.mask, -1, dtype=jnp.int32) - 1, 0)
+    positions = real_positions(segment.mask)
     if prefix is not None:
       positions = positions + prefix.length[:, None, None]
     rotation = rotary(config, positions)

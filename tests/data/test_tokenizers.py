@@ -3,7 +3,7 @@
 import pytest
 
 from swirl_jax.data import tokenizers
-from swirl_jax.data.tokenizers import WordTokenizer
+from swirl_jax.data.tokenizers import ByteTokenizer, WordTokenizer
 
 TOKENIZER = WordTokenizer(("red", "key", "door"))
 
@@ -40,3 +40,18 @@ def test_a_bad_vocabulary_is_refused(words):
 def test_it_is_hashable_by_its_words():
   assert hash(TOKENIZER) == hash(WordTokenizer(("red", "key", "door")))
   assert TOKENIZER == WordTokenizer(("red", "key", "door")) != WordTokenizer(("red", "key"))
+
+
+def test_bytes_encode_any_text_and_give_it_back():
+  tokenizer = ByteTokenizer()
+  assert tokenizer.encode("aé") == [6 + 0x61, 6 + 0xC3, 6 + 0xA9]
+  for text in ("", "red key\n", "火 <eos> <pad>"):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert not set(tokenizer.encode(text)) & set(range(6))
+  assert tokenizer.vocab_size == 262
+  red = tokenizer.encode("red")
+  assert tokenizer.decode([*red, tokenizer.pad, tokenizer.fwm, tokenizer.eos, *red]) == "red<fwm>"
+  assert tokenizer.decode(tokenizer.encode("é")[:1]) == "\ufffd"
+  with pytest.raises(ValueError, match="id 262 is outside the vocabulary, 0 to 261"):
+    tokenizer.decode([262])
+  assert tokenizer == ByteTokenizer() and hash(tokenizer) == hash(ByteTokenizer())

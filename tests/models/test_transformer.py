@@ -10,28 +10,47 @@ import pytest
 import tiny
 
 from swirl_jax.models import transformer
+from swirl_jax.models.attention import softcap
 from swirl_jax.types import Segment
 
-# Each turns several choices at once; together they cover every value of every choice.
+# Each turns several choices at once; together they cover every value of every choice. Windows are
+# shorter than the sequences.
 VARIANTS = {
   "gqa_tied_silu_scan": {},
   "bias_norm_untied_gelu_unrolled": {
-    "qkv_bias": True, "qk_norm": True, "tie_embeddings": False, "activation": "gelu_tanh",
-    "scan_layers": False,
+    "qkv_bias": True, "out_bias": True, "qk_norm": "head", "tie_embeddings": False,
+    "activation": "gelu_tanh", "scan_layers": False,
   },
-  "one_kv_head_scaled_scan": {
+  "one_kv_head_scaled_linear_scan": {
     "n_kv_heads": 1, "scale_embedding": True, "qkv_bias": True, "tie_embeddings": False,
+    "rope_scaling": "linear", "rope_factor": 3.0, "window": 3,
   },
-  "full_heads_norm_unrolled": {
-    "n_kv_heads": 4, "qk_norm": True, "scan_layers": False, "rope_theta": 100.0,
+  "wide_norm_post_llama3_unrolled": {
+    "qk_norm": "width", "norms": "post", "rope_scaling": "llama3", "rope_factor": 4.0,
+    "rope_original_len": 12, "rope_theta": 10.0, "head_dim": 6, "scan_layers": False,
   },
+  "layer_norm_heads_window_unrolled": {
+    "n_kv_heads": 4, "qk_norm": "layer", "scan_layers": False, "rope_theta": 100.0, "window": 2,
+  },
+  "gemma_like_scan": {
+    "qk_norm": "head", "norms": "both", "norm_offset": True, "window": 2, "n_layers": 3,
+    "layer_types": ("sliding", "full"), "rope_theta": 50.0, "sliding_rope_theta": 5.0,
+    "rope_scaling": "linear", "rope_factor": 2.0, "query_pre_attn_scalar": 3.0,
+    "attention_softcap": 2.0, "final_softcap": 3.0,
+  },
+  "gemma_like_unrolled": {
+    "qk_norm": "width", "norms": "both", "norm_offset": True, "window": 3, "n_layers": 3,
+    "layer_types": ("sliding", "sliding", "full"), "sliding_rope_theta": 7.0, "scan_layers": False,
+    "attention_softcap": 2.0, "final_softcap": 3.0,
+  },
+  "one_rope_full_first_scan": {"window": 3, "layer_types": ("full", "sliding")},
 }  # fmt: skip
 variants = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 
 
 def logits(params, config, segment):
   hidden, _ = transformer.apply(params, config, segment)
-  return hidden @ transformer.head_kernel(params, config)
+  return softcap(hidden @ transformer.head_kernel(params, config), config.final_softcap)
 
 
 def holed(seed, rows, length):
@@ -90,7 +109,7 @@ def test_cached_decoding_equals_the_full_forward(changes):
   config = tiny.config(**changes)
   params = tiny.params(config)
   prompt = holed(2, 2, 7)
-  tokens = np.random.default_rng(3).integers(6, tiny.VOCAB, (2, 3, 3)).astype(np.int32)
+  tokens = np.random.default_rng(3).integers(6, tiny.VOCAB, (2, 3, 5)).astype(np.int32)
   target = Segment(tokens, np.ones(tokens.shape, bool))
   found, expected = (f(params, config, prompt, target) for f in (decode, full))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
@@ -194,6 +213,21 @@ def test_initial_scale():
     ({"head_dim": 3}, r"model\.head_dim = 3"),
     ({"d_model": 0}, r"model\.d_model = 0: allowed is a whole number from 1"),
     ({"n_layers": -1}, r"model\.n_layers = -1"),
+    ({"qk_norm": True}, r"model\.qk_norm = True: allowed are \['head', 'layer', 'none', 'width'\]"),
+    ({"norms": "none"}, r"model\.norms = 'none': allowed are \['both', 'post', 'pre'\]"),
+    ({"rope_scaling": "yarn"}, r"model\.rope_scaling = 'yarn': allowed are"),
+    ({"rope_scaling": "llama3"}, r"model\.rope_original_len = 0: rope_scaling llama3 needs it"),
+    (
+      {"rope_scaling": "llama3", "rope_original_len": 8, "rope_low_freq_factor": 4.0},
+      r"model\.rope_high_freq_factor = 4\.0: allowed is a number above .* = 4\.0",
+    ),
+    ({"rope_theta": 0.0}, r"model\.rope_theta = 0\.0: allowed is a number above 0"),
+    ({"final_softcap": -1.0}, r"model\.final_softcap = -1\.0: allowed is a number from 0"),
+    ({"window": -1}, r"model\.window = -1: allowed is a whole number from 0"),
+    ({"window": 2, "layer_types": ("f",)}, r"model\.layer_types = \('f',\): allowed are"),
+    ({"window": 2, "layer_types": ("full",) * 3}, r"model\.layer_types names 3 layers: .* = 2"),
+    ({"layer_types": ("full",)}, r"model\.layer_types is set: it needs model\.window"),
+    ({"sliding_rope_theta": 2.0}, r"model\.sliding_rope_theta is set: model\.layer_types must"),
     ({"n_kv_heads": 2.0}, r"model\.n_kv_heads = 2\.0"),
     ({"vocab_size": True}, r"model\.vocab_size = True"),
     ({"d_ff": None}, r"model\.d_ff = None"),

@@ -1,0 +1,349 @@
+"""Every family against the logits that transformers computes, and config.json in and out.
+
+The fixtures are `tests/fixtures/logits.npz` (see `make_logits.py` there); the group `torch`
+computes logits anew, with other weights, where torch is installed.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from swirl_jax.models import tensor_table, transformer, variants
+from swirl_jax.models.attention import softcap
+from swirl_jax.models.transformer_config import TransformerConfig
+from swirl_jax.types import Segment
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+sys.path.insert(0, str(FIXTURES))
+from cases import CASES, LENGTH, ROWS, VOCAB, draw  # noqa: E402
+
+TOLERANCE = 2e-5  # of the logits, whose standard deviation is 1 to 2, in float32
+cases = pytest.mark.parametrize("case", CASES)
+
+
+@pytest.fixture(scope="module")
+def fixture():
+  """By case: config.json as transformers wrote it, ids [ROWS, LENGTH], logits."""
+  with np.load(FIXTURES / "logits.npz") as file:
+    arrays = dict(file)
+  assert {name.split("/")[0] for name in arrays} == set(CASES)
+  return {
+    case: (json.loads(str(arrays[f"{case}/config"])), arrays[f"{case}/ids"],
+           arrays[f"{case}/logits"])
+    for case in CASES
+  }  # fmt: skip
+
+
+def params_of(config, seed=0):
+  """Our parameters from the fixtures' weights, by the table that import reads."""
+  shapes = jax.eval_shape(lambda: transformer.init_params(config, jax.random.key(0)))
+  params = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes)
+  for row in tensor_table.rows(config):
+    leaf = params
+    for key in row.path.split("/"):
+      leaf = leaf[key]
+    place = tensor_table.place(row, config)
+    cut = tuple(slice(o, o + n) for o, n in zip(place.offset, place.ours, strict=True))
+    for layer, name in enumerate(tensor_table.names(row, config)):
+      part = draw(name, place.file, seed).reshape(place.split).transpose(place.permutation)
+      (leaf[layer] if row.layered else leaf)[cut] = part
+  return jax.tree.map(jnp.asarray, params)
+
+
+def logits_of(hidden, params, config):
+  return softcap(hidden @ transformer.head_kernel(params, config), config.final_softcap)
+
+
+def forward(params, config, ids):
+  """Logits [ROWS, LENGTH, V] of whole rows."""
+  segment = Segment(jnp.asarray(ids)[:, None], jnp.ones((len(ids), 1, ids.shape[1]), bool))
+  hidden, _ = transformer.apply(params, config, segment)
+  return logits_of(hidden, params, config)[:, 0]
+
+
+def unrolled(hf_config, **changes):
+  """Unrolled, a pass run op by op compiles next to nothing."""
+  return dataclasses.replace(variants.from_hf(hf_config), scan_layers=False, **changes)
+
+
+@cases
+def test_logits_equal_those_of_transformers(fixture, case):
+  hf_config, ids, expected = fixture[case]
+  config = unrolled(hf_config)
+  params = params_of(config)
+  assert expected.std() > 0.9 and expected.shape == (ROWS, LENGTH, VOCAB)
+  np.testing.assert_allclose(forward(params, config, ids), expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["qwen2_untied", "gemma2", "gemma3", "chameleon_swin"])
+def test_scanned_layers_equal_transformers_too(fixture, case):
+  """Where layers differ, windows and rotations go through the scan."""
+  hf_config, ids, expected = fixture[case]
+  config = variants.from_hf(hf_config)
+  found = tiny.jit(forward, static_argnums=1)(params_of(config), config, ids)
+  np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
+
+
+@cases
+def test_cached_decoding_equals_transformers(fixture, case):
+  """A prompt of 6 and 14 tokens one by one, far beyond the windows: their logits are those of the
+  whole row at once. The prompt has holes, full of other tokens, which count for nothing.
+  """
+  hf_config, ids, expected = fixture[case]
+  config = unrolled(hf_config)
+  params, length = params_of(config), 6
+  real = np.array([[1, 1, 0, 0, 1, 1, 0, 1, 1]] * ROWS, bool)
+  tokens = np.full(real.shape, 3, np.int32)
+  tokens[real] = ids[:, :length].reshape(-1)
+  last, prefix = transformer.prefill(params, config, Segment(jnp.asarray(tokens), real))
+  cache, hidden = transformer.empty_cache(config, ROWS, 1, LENGTH - length), [last[:, None, None]]
+  for t in range(LENGTH - length):
+    token = Segment(ids[:, None, length + t, None], jnp.ones((ROWS, 1, 1), bool))
+    rotation = transformer.rotary(config, prefix.length[:, None, None] + t)
+    out, cache = transformer.apply(
+      params, config, token, prefix=prefix, cache=cache, index=t, rotation=rotation
+    )
+    hidden.append(out)
+  found = logits_of(jnp.concatenate(hidden, 2)[:, 0], params, config)
+  np.testing.assert_allclose(found, expected[:, length - 1 :], atol=TOLERANCE, rtol=0)
+
+
+# What a setting is flipped to, and the cases where it must be seen: all, where there is no name.
+FLIPS = {
+  "rope_theta": ({"rope_theta": 20.0}, None),
+  "rope_scaling": ({"rope_scaling": "none"}, ("llama3_tied", "llama3_untied", "llama_linear")),
+  "rope_factor": ({"rope_factor": 1.5}, ("llama3_tied", "llama3_untied", "llama_linear", "gemma3")),
+  "rope_low_freq_factor": ({"rope_low_freq_factor": 0.2}, ("llama3_tied", "llama3_untied")),
+  "rope_high_freq_factor": ({"rope_high_freq_factor": 9.0}, ("llama3_tied", "llama3_untied")),
+  "rope_original_len": ({"rope_original_len": 30}, ("llama3_tied", "llama3_untied")),
+  "sliding_rope_theta": ({"sliding_rope_theta": 50.0}, ("gemma3",)),
+  "window": ({"window": 3}, ("mistral", "qwen2_untied", "gemma2", "gemma3")),
+  "layer_types": (
+    {"layer_types": ("full", "sliding")}, ("mistral", "qwen2_untied", "gemma2", "gemma3")
+  ),
+  "norm_eps": ({"norm_eps": 3e-2}, None),
+  "norm_offset": (lambda c: {"norm_offset": not c.norm_offset}, None),
+  "norms": ({"norms": "pre"}, ("gemma2", "gemma3")),
+  "activation": (
+    lambda c: {"activation": "silu" if c.activation == "gelu_tanh" else "gelu_tanh"}, None
+  ),
+  "tie_embeddings": (
+    {"tie_embeddings": True}, ("llama2", "llama3_untied", "gemma_untied", "olmo2", "chameleon")
+  ),
+  "scale_embedding": (
+    lambda c: {"scale_embedding": not c.scale_embedding},
+    tuple(case for case in CASES if case != "olmo2"),
+  ),
+  "qkv_bias": ({"qkv_bias": False}, ("llama3_untied", "qwen2_tied", "qwen2_untied", "qwen3")),
+  "out_bias": ({"out_bias": False}, ("llama3_untied", "qwen3")),
+  "qk_norm": ({"qk_norm": "none"}, ("qwen3", "gemma3", "olmo2", "chameleon", "chameleon_swin")),
+  "query_pre_attn_scalar": ({"query_pre_attn_scalar": 2.0}, None),
+  "attention_softcap": (lambda c: {"attention_softcap": 0.0 if c.attention_softcap else 1.0}, None),
+  "final_softcap": (lambda c: {"final_softcap": 0.0 if c.final_softcap else 5.0}, None),
+}  # fmt: skip
+SHAPES = {"d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff", "vocab_size"}
+SILENT = {"max_len", *variants.EXECUTION}  # no part in the logits
+
+
+def test_every_field_is_flipped():
+  """Those of the shapes can't be: import refuses a tensor of another shape."""
+  fields = {f.name for f in dataclasses.fields(TransformerConfig)}
+  assert fields == set(FLIPS) | SHAPES | SILENT
+
+
+@cases
+def test_each_field_moves_the_logits(fixture, case):
+  hf_config, ids, expected = fixture[case]
+  config = unrolled(hf_config)
+  params = params_of(config)
+  for name, (change, where) in FLIPS.items():
+    if where is not None and case not in where:
+      continue
+    other = dataclasses.replace(config, **(change(config) if callable(change) else change))
+    moved = np.abs(forward(params, other, ids) - expected).max()
+    assert moved >= 50 * TOLERANCE, f"{name}: {moved}"
+
+
+# ---------------------------------------------------------------------------------------- in, out
+
+
+@cases
+def test_what_is_written_is_read_back(fixture, case):
+  """config.json as transformers writes it, as the class was called, and as we write it."""
+  hf_config, _, _ = fixture[case]
+  config = variants.from_hf(hf_config)
+  assert variants.from_hf(CASES[case]) == config
+  written = variants.to_hf(config, CASES[case]["model_type"], eos_token_id=3)
+  assert variants.from_hf(written) == config
+  assert written["eos_token_id"] == 3 and "architectures" in written
+  assert variants.from_hf(json.loads(json.dumps(written))) == config
+  # What we write means the same to transformers: its own fields have the same values.
+  other = {"architectures", "eos_token_id", "max_window_layers", "rope_parameters"}
+  assert same_rope(hf_config["rope_parameters"], written["rope_parameters"])
+  for name in written.keys() & hf_config.keys() - other:
+    assert hf_config[name] == written[name], name
+
+
+def same_rope(found, written):
+  if "full_attention" in found:
+    return all(same_rope(found[k], written[k]) for k in found)
+  return {k: v for k, v in found.items() if v is not None} == written
+
+
+BASE = {
+  "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+  "num_hidden_layers": 6, "num_attention_heads": 4,
+}  # fmt: skip
+
+
+def read(**fields):
+  return variants.from_hf(BASE | fields)
+
+
+def test_the_old_layout_says_the_same():
+  scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+             "original_max_position_embeddings": 64}  # fmt: skip
+  new = {"rope_type": "llama3", "rope_theta": 5e5, **scaling}
+  old = read(rope_theta=5e5, rope_scaling={"rope_type": "llama3", **scaling})
+  assert old == read(rope_parameters=new)
+  assert old.rope_scaling == "llama3" and old.rope_theta == 5e5 and old.rope_original_len == 64
+  assert read(rope_scaling={"type": "linear", "factor": 2}).rope_scaling == "linear"
+  assert read(rope_theta=7).rope_theta == 7.0
+  old = read(
+    model_type="gemma3_text", rope_theta=1e6, rope_local_base_freq=500.0, sliding_window_pattern=3,
+    sliding_window=8, rope_scaling={"rope_type": "linear", "factor": 8.0},
+  )  # fmt: skip
+  assert (old.rope_theta, old.sliding_rope_theta, old.rope_factor) == (1e6, 500.0, 8.0)
+  assert old.layer_types == ("sliding", "sliding", "full") and old.window == 8
+
+
+def test_what_is_missing_has_the_default_of_the_family():
+  llama = read()
+  assert (llama.n_kv_heads, llama.head_dim, llama.rope_theta, llama.norm_eps) == (4, 4, 1e4, 1e-6)
+  assert not llama.tie_embeddings and llama.window == 0
+  mistral = read(model_type="mistral", num_attention_heads=8, hidden_size=32)
+  assert mistral.window == 4096 and mistral.n_kv_heads == 8
+  assert read(model_type="mistral", num_key_value_heads=2, sliding_window=None).window == 0
+  qwen = read(model_type="qwen3", num_key_value_heads=2, sliding_window=9)
+  assert qwen.head_dim == 128 and qwen.window == 0 and qwen.qk_norm == "head"
+  gemma = read(model_type="gemma", num_key_value_heads=1, hidden_act="gelu")
+  assert gemma.activation == "gelu_tanh" and gemma.tie_embeddings and gemma.norm_offset
+  gemma = read(model_type="gemma2")
+  assert gemma.layer_types == ("sliding", "full") and gemma.query_pre_attn_scalar == 256.0
+  assert (gemma.attention_softcap, gemma.final_softcap) == (50.0, 30.0)
+  gemma = read(model_type="gemma3_text")
+  assert gemma.layer_types == ("sliding",) * 5 + ("full",) and gemma.final_softcap == 0.0
+  assert (gemma.rope_theta, gemma.sliding_rope_theta) == (1e6, 1e4)
+  inner = {k: v for k, v in BASE.items() if k != "model_type"} | {"final_logit_softcapping": 9.0}
+  outer = {"model_type": "gemma3", "text_config": inner, "vision_config": {}}
+  assert variants.from_hf(outer) == dataclasses.replace(gemma, final_softcap=9.0)
+
+
+@pytest.mark.parametrize(
+  "fields, message",
+  [
+    ({"model_type": "bert"}, r"model_type = 'bert': allowed is one of \['chameleon', 'gemma', "),
+    ({"model_type": None}, r"model_type = None: allowed is one of"),
+    ({"model_type": "gemma3"}, r"text_config = None: allowed is a group"),
+    ({"hidden_size": None}, r"hidden_size = None: allowed is a whole number from 1"),
+    ({"num_hidden_layers": 2.0}, r"num_hidden_layers = 2\.0"),
+    ({"rms_norm_eps": "1e-6"}, r"rms_norm_eps = '1e-6': allowed is a number above 0"),
+    ({"tie_word_embeddings": "no"}, r"tie_word_embeddings = 'no': allowed is true or false"),
+    ({"hidden_act": "gelu"}, r"hidden_act = 'gelu': allowed is one of"),
+    ({"model_type": "gemma", "hidden_activation": "relu"}, r"hidden_activation = 'relu'"),
+    ({"mlp_bias": True}, r"mlp_bias = True: allowed is null, as llama is implemented without"),
+    ({"model_type": "qwen2", "attention_bias": True}, r"attention_bias = True: allowed is null"),
+    ({"attention_dropout": 0.1}, r"attention_dropout = 0\.1: allowed is null"),
+    ({"quantization_config": {"bits": 4}}, r"quantization_config = \{'bits': 4\}: allowed is null"),
+    ({"sliding_window": 8}, r"sliding_window = 8: allowed is null, as llama"),
+    ({"surprise": 1}, r"surprise = 1: allowed is null"),
+    ({"model_type": "gemma", "use_bidirectional_attention": True}, r"use_bidirectional_attention"),
+    ({"model_type": "gemma3_text", "attn_logit_softcapping": 5.0}, r"attn_logit_softcapping = 5"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+     r"rope_scaling\.rope_type = 'yarn': allowed is one of \['default', 'linear', 'llama3'\]"),
+    ({"rope_scaling": {"type": "su"}}, r"rope_scaling\.rope_type = 'su'"),
+    ({"rope_scaling": 2}, r"rope_scaling = 2: allowed is a group of fields"),
+    ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, r"rope_parameters\.factor = 2"),
+    ({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, r"low_freq_factor is missing"),
+    ({"rope_parameters": {"partial_rotary_factor": 0.5}}, r"partial_rotary_factor = 0\.5"),
+    ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor = 0\.5: allowed is 1"),
+    ({"rope_parameters": {"full_attention": {}}}, r"rope_parameters\.full_attention = \{\}"),
+    ({"rope_parameters": {"rope_theta": 1.0}, "rope_scaling": {"factor": 2.0}},
+     r"rope_scaling = .* allowed is null, as rope_parameters is given"),
+    ({"rope_theta": -1.0}, r"rope_theta = -1\.0: allowed is a number above 0"),
+    ({"rope_local_base_freq": 5.0}, r"rope_local_base_freq = 5\.0: allowed is null, as llama"),
+    ({"model_type": "qwen2", "layer_types": ["sliding_attention"] * 6},
+     r"sliding_window = None: allowed is a whole number, as layer_types names sliding layers"),
+    ({"model_type": "gemma2", "layer_types": ["full_attention"] * 5}, r"layer_types = .* 6 names"),
+    ({"model_type": "gemma2", "layer_types": ["chunked_attention"] * 6}, r"layer_types = .*chunk"),
+    ({"model_type": "gemma3_text", "rope_parameters": {
+      "sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+     r"sliding_attention\.rope_type = 'linear': allowed is default"),
+    ({"model_type": "chameleon", "head_dim": 6}, r"head_dim = 6: allowed is hidden_size / num"),
+  ],
+)  # fmt: skip
+def test_what_is_not_implemented_is_refused_by_name(fields, message):
+  with pytest.raises(ValueError, match=r"config\.json .*" + message):
+    read(**fields)
+
+
+def test_what_changes_no_logit_is_let_pass():
+  extra = {"bos_token_id": 1, "dtype": "bfloat16", "transformers_version": "5", "use_cache": True,
+           "_name_or_path": "x", "quantization_config": None, "attention_dropout": 0.0}  # fmt: skip
+  assert read(**extra) == read()
+  missing = {k: v for k, v in BASE.items() if k != "vocab_size"}
+  with pytest.raises(ValueError, match="vocab_size is missing: a whole number from 1 is needed"):
+    variants.from_hf(missing)
+
+
+@pytest.mark.parametrize(
+  "changes, family, message",
+  [
+    ({}, "bert", r"family = 'bert': allowed are \['chameleon'"),
+    ({"qk_norm": "head"}, "llama", r"model\.qk_norm = 'head': as llama allowed is 'none'"),
+    ({"window": 4}, "llama", r"model\.window = 4: as llama allowed is 0"),
+    ({"qkv_bias": True}, "llama", r"model\.out_bias = False: as llama allowed is True"),
+    ({}, "qwen2", r"model\.qkv_bias = False: as qwen2 allowed is True"),
+    ({"d_model": 18}, "llama", r"model\.d_model = 18: as llama allowed is a multiple of .* = 4"),
+    ({"vocab_size": 0}, "llama", r"vocab_size = 0: allowed is a whole number from 1"),
+  ],
+)
+def test_what_a_family_cannot_say_is_refused(changes, family, message):
+  with pytest.raises(ValueError, match=message):
+    variants.to_hf(tiny.config(**changes), family)
+
+
+def test_scanned_or_not_in_any_dtype_it_is_the_same_model():
+  a = tiny.config()
+  assert variants.same_model(a, tiny.config(scan_layers=False, dtype="bfloat16")) is None
+  assert variants.same_model(a, tiny.config(query_pre_attn_scalar=4.0)) is None
+  assert variants.same_model(a, tiny.config(d_ff=32)) == "d_ff"
+  b = tiny.config(window=3)
+  assert variants.same_model(b, tiny.config(window=3, layer_types=("sliding",))) is None
+  other = tiny.config(window=3, layer_types=("sliding", "full"))
+  assert variants.same_model(b, other) == "layer_types"
+
+
+# ---------------------------------------------------------------------------------------- live
+
+
+@pytest.mark.torch
+@cases
+def test_live_logits_with_other_weights(case):
+  """What a fixture can't: this transformers, this torch. Longer rows, and right padding."""
+  pytest.importorskip("torch")
+  import make_logits
+
+  seed, length = 7, 40
+  model = make_logits.model_of(CASES[case], seed)
+  ids = np.random.RandomState(2).randint(1, VOCAB, (1, length)).astype(np.int32)
+  config = unrolled(model.config.to_dict())
+  found = forward(params_of(config, seed), config, ids)
+  np.testing.assert_allclose(found, make_logits.logits_of(model, ids), atol=TOLERANCE, rtol=0)
