@@ -16,7 +16,7 @@ from swirl_jax import metrics
 from swirl_jax.predict import Predictor
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PATIENCE = 300  # seconds that a run may take before a test gives up
+PATIENCE = 600  # seconds that a run may take before a test gives up
 
 
 def command(workdir, *overrides, module=("swirl_jax.main",)):
