@@ -48,7 +48,7 @@ def run(workdir, *overrides, **options):
   try:
     out, _ = process.communicate(timeout=PATIENCE)
   except subprocess.TimeoutExpired:
-    os.killpg(process.pid, signal.SIGKILL)
+    process.terminate()  # a launcher passes it on, to processes in sessions of their own
     raise
   return process.returncode, out
 
