@@ -48,7 +48,7 @@ LINES = (
       "findings",
     ),
   ),
-  (6, ("main", "predict", "export")),
+  (6, ("main", "predict", "export", "memory")),
 )
 TOP = 6  # every __main__
 

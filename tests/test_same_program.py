@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import compile_tpu
 from configs import test as test_config
-from swirl_jax import inputs, programs, sharding, train
+from swirl_jax import inputs, memory, programs, sharding, train
 from swirl_jax.data import builders, tokenizers
 from swirl_jax.settings import from_config
 from swirl_jax.types import Segment, Transition
@@ -27,10 +27,11 @@ class Called(Exception):
   """Raised in place of the step, with the program and its arguments."""
 
 
-def settings_of(phase1=None, **changes):
+def settings_of(phase1=None, model=None, **changes):
   config = test_config.get_config().to_dict()
   config["mesh"] = {"data": 1, "fsdp": 4, "tensor": 2}
   config["phase1"].update(phase1 or {})
+  config["model"].update(model or {})
   return from_config(config | changes)
 
 
@@ -49,7 +50,7 @@ def players_of(settings, *, images=False):
   players = programs.make_roles(settings, world.tokenizer, lengths)
   if images:
     codes = (tokenizers.IDM + 1, world.tokenizer.vocab_size)
-    fwm = compile_tpu.of_images(players.fwm, lengths, codes=codes)
+    fwm = memory.of_images(players.fwm, lengths, codes=codes)
     players = dataclasses.replace(players, fwm=fwm)
   return world, players, lengths
 
@@ -85,7 +86,7 @@ def training_call(settings, kind, *, images=False):
 
 
 def compiled_call(settings, kind):
-  return compile_tpu.phase_call(settings, *compile_tpu.players_of(settings), kind)
+  return compile_tpu.phase_call(settings, *memory.players_of(settings), kind)
 
 
 @pytest.mark.parametrize("kind", ["phase1", "phase2"])
@@ -115,6 +116,7 @@ VARIANTS = {
   "paper": ("phase1", {"phase1": {"keep": 0, "anchor": 0, "micro_batch": 4, "top_p": 0.96}}),
   "cached": ("phase1", {"phase1": {"latents": "cached", "latent_floor": -1e9}}),
   "prior": ("phase1", {"phase1": {"reference": "prior"}}),
+  "adapters": ("phase2", {"model": {"lora_rank": 2}}),
 }
 
 
@@ -149,9 +151,9 @@ def test_another_setting_is_another_jaxpr(change, mesh):
 def test_idle_models_are_those_that_later_stages_read():
   settings = settings_of()  # one iteration or more, pretrained, with comparisons
   run = [s.result for s in train.make_plan(settings)]
-  first = compile_tpu.idle_models(settings_of(swirl={"iterations": 1}, compare=()), "phase1")
+  first = memory.idle_models(settings_of(swirl={"iterations": 1}, compare=()), "phase1")
   assert first == 2  # warm_fwm and warm_idm: nothing reads the z-free model any more
-  assert 2 < compile_tpu.idle_models(settings, "phase1") <= len(set(run))
+  assert 2 < memory.idle_models(settings, "phase1") <= len(set(run))
 
 
 def test_a_phase_that_exceeds_the_chip_says_so():

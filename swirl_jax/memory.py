@@ -1,0 +1,266 @@
+"""What a run's phases hold on a device, slot by slot, before anything is allocated.
+
+    python -m swirl_jax.memory --config=configs/liquid_7b_shape.py
+
+Exact are the slots: their shapes, dtypes and layout are those of the run. Estimated are the
+largest temporaries: gradients, the prompt's keys and values, the cache of a rollout, the logits of
+one chunk. What the compiler really needs is printed by `benchmarks/compile_tpu.py`, which compiles.
+
+A world named "lengths" is a vocabulary and lengths with no data (`configs/liquid_7b_shape.py`); of
+a real one the tokenizer and the lengths are taken, as `train.py` does.
+"""
+
+import dataclasses
+import functools
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+from ml_collections import config_flags
+
+from swirl_jax import inputs, phases, plan, programs, prompts, rng, sharding
+from swirl_jax.data import builders, tokenizers
+from swirl_jax.models import transformer
+from swirl_jax.settings import PHASES, PhaseSettings, Settings, from_config
+from swirl_jax.types import PolicyState, Segment, Transition
+
+GB = 1e9
+
+
+# ----------------------------------------------------------------------- roles and lengths, no data
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ids:
+  """The ids of the special tokens and a size; it can't encode."""
+
+  vocab_size: int
+  pad, bos, eos, sep = tokenizers.PAD, tokenizers.BOS, tokenizers.EOS, tokenizers.SEP
+  fwm, idm = tokenizers.FWM, tokenizers.IDM
+
+
+def players_of(settings: Settings) -> tuple[programs.Roles, programs.Lengths]:
+  """The roles and lengths of a config's world. Raises ValueError for prompts that are too short."""
+  world = dict(settings.world)
+  if world["name"] != "lengths":
+    real = builders.get(world["name"])
+    lengths = inputs.lengths_of(real)
+    return programs.make_roles(settings, real.tokenizer, lengths), lengths
+  lengths = programs.Lengths(world["state"], world["action"])
+  players = programs.make_roles(settings, _Ids(world["vocabulary"]), lengths)
+  fwm, idm = players.fwm, players.idm
+  if "codes" in world:
+    fwm = of_images(fwm, lengths, codes=tuple(world["codes"]))
+  fwm = with_instruction(fwm, behind="x", length=world["fwm_prompt"], lengths=lengths)
+  idm = with_instruction(idm, behind="y", length=world["idm_prompt"], lengths=lengths)
+  return dataclasses.replace(players, fwm=fwm, idm=idm), lengths
+
+
+def of_images(fwm, lengths: programs.Lengths, *, codes: tuple[int, int]):
+  """The FWM as of a world whose state is an image: exactly that many codes are sampled, out of a
+  range of ids, and two markers behind them are scored and not sampled.
+  """
+  decoding = dataclasses.replace(fwm.decoding, length=lengths.state, end=None, allowed=(codes,))
+  end = (tokenizers.SEP, *fwm.template.end)  # Liquid's are <eoi> <eos>
+  return dataclasses.replace(
+    fwm, decoding=decoding, template=dataclasses.replace(fwm.template, end=end)
+  )
+
+
+def prompt_length(template: prompts.Template, lengths: programs.Lengths) -> int:
+  fields = {"x": lengths.state, "y": lengths.state, "z": lengths.action}
+  return sum(fields[p] if isinstance(p, str) else len(p) for p in template.prompt)
+
+
+def with_instruction(role, *, behind: str, length: int, lengths: programs.Lengths):
+  """The role with its prompt brought to `length` by literal tokens behind a field."""
+  template = role.template
+  missing = length - prompt_length(template, lengths)
+  if missing < 0:
+    raise ValueError(f"world: a prompt of {length} tokens is {-missing} short of its fields.")
+  at = template.prompt.index(behind) + 1
+  literal = template.prompt[at] * (1 + missing)
+  pieces = (*template.prompt[:at], literal, *template.prompt[at + 1 :])
+  return dataclasses.replace(role, template=dataclasses.replace(template, prompt=pieces))
+
+
+# ---------------------------------------------------------------------------- a phase's arguments
+
+
+class Arguments(NamedTuple):
+  """What `train.py` gives a phase's jitted step, as shapes laid out on a mesh."""
+
+  state: PolicyState
+  slots: phases.Slots
+  batch: phases.Batch
+  key: jax.Array
+  hyper: phases.Hyper
+
+
+def arguments(
+  settings: Settings, players: programs.Roles, lengths: programs.Lengths, kind: str, mesh
+) -> Arguments:
+  """The arguments of a phase ("phase1" or "phase2"); `mesh` may be an abstract one."""
+  phase: PhaseSettings = getattr(settings, kind)
+  spec = spec_of(settings, players, kind)
+  config, key = players.fwm.config, jax.random.key(settings.seed)
+  lay = functools.partial(laid_out, mesh=mesh)
+  params = trained(players)
+  state = jax.eval_shape(lambda p: programs.new_state(spec.optimizer, p), params)
+  frozen = jax.eval_shape(lambda p: transformer.compute_params(p, config), params)
+  prior = spec.reward.prior or spec.reference == "prior"
+  base = jax.eval_shape(lambda: programs.base_params(config, key)) if config.lora_rank else None
+  slots = phases.Slots(
+    frozen=lay(frozen),
+    reference=lay(frozen) if spec.reference == "snapshot" else None,
+    prior=lay(frozen) if prior else None,
+    base=lay(base),
+  )
+  key = lay(jax.eval_shape(lambda: rng.stream(key, kind)))
+  return Arguments(
+    lay(state), slots, _batch(phase, lengths, kind, mesh), key, programs.hyper(phase)
+  )
+
+
+def spec_of(settings: Settings, players: programs.Roles, kind: str) -> phases.PhaseSpec:
+  shared = settings.weights == "shared"
+  return programs.phase_spec(getattr(settings, kind), players, phase=kind, shared=shared)
+
+
+def trained(players: programs.Roles) -> Any:
+  """What training trains of one model, float32."""
+  return jax.eval_shape(lambda: programs.trained_params(players.fwm.config, jax.random.key(0)))
+
+
+def laid_out(tree: Any, mesh) -> Any:
+  """The shapes of a tree with the rules' layout on a mesh."""
+  layout = sharding.tree_shardings(tree, mesh)
+  return jax.tree.map(
+    lambda a, at: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=at), tree, layout
+  )
+
+
+def _batch(phase: PhaseSettings, lengths: programs.Lengths, kind: str, mesh) -> phases.Batch:
+  """What `sharding.put_batch` makes of a batch of the stage's source."""
+
+  def leaf(shape, dtype):
+    split = shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+    spec = PartitionSpec(sharding.BATCH) if split else PartitionSpec()
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+  def segment(rows, length):
+    return Segment(*(leaf((rows, length), t) for t in (jnp.int32, jnp.bool_)))
+
+  def transition(rows, z):
+    return Transition(
+      segment(rows, lengths.state), segment(rows, lengths.state), z and segment(rows, z)
+    )
+
+  cached = kind == "phase1" and phase.latents == "cached"  # as sampled: with its end marker's place
+  anchor = transition(phase.anchor, lengths.action) if phase.anchor else None
+  return phases.Batch(transition(phase.prompts, lengths.action + 1 if cached else None), anchor)
+
+
+def idle_models(settings: Settings, kind: str) -> int:
+  """The most models that a run holds, as float32 trees, while a stage of this kind runs."""
+  stages = plan.make_plan(settings)
+  held: set[str] = set()
+  most = 0
+  for index, stage in enumerate(stages):
+    if stage.kind == kind:
+      most = max(most, len(held))
+    held = (held | {stage.result}) & plan.needed(stages, index + 1)
+  return most
+
+
+def bytes_per_device(tree: Any) -> int:
+  """Of a tree that is laid out, without padding."""
+  return sum(
+    int(np.prod(a.sharding.shard_shape(a.shape))) * a.dtype.itemsize for a in jax.tree.leaves(tree)
+  )
+
+
+# ----------------------------------------------------------------------------------- the two tables
+
+
+def slot_bytes(settings: Settings, kind: str, mesh) -> dict[str, int]:
+  """Bytes per device of everything that is there while a phase runs, by slot."""
+  players, lengths = players_of(settings)
+  a = arguments(settings, players, lengths, kind, mesh)
+  idle = idle_models(settings, kind) * bytes_per_device(laid_out(trained(players), mesh))
+  return {
+    "policy": bytes_per_device(a.state.params),
+    "optimizer": bytes_per_device(a.state.opt_state),
+    **{name: bytes_per_device(tree) for name, tree in a.slots._asdict().items()},
+    "batch": bytes_per_device(a.batch),
+    "idle models": idle,
+  }
+
+
+def temporary_bytes(settings: Settings, kind: str, mesh) -> dict[str, int]:
+  """Estimates per device of the largest temporaries of a phase; not all live at one time."""
+  players, lengths = players_of(settings)
+  phase: PhaseSettings = getattr(settings, kind)
+  role = players.fwm if kind == "phase1" else players.idm
+  c = role.config
+  rows = -(-phase.prompts // (mesh.shape["data"] * mesh.shape["fsdp"]))
+  heads = -(-c.n_kv_heads // mesh.shape["tensor"])
+  token = 2 * c.n_layers * heads * c.head_dim * jnp.dtype(c.compute_dtype).itemsize
+  words = -(-c.vocab_size // mesh.shape["tensor"])
+  return {
+    "gradients": bytes_per_device(laid_out(trained(players), mesh)),
+    "prompt's keys and values": rows * prompt_length(role.template, lengths) * token,
+    "rollout's cache": rows * phase.group * role.decoding.length * token,
+    "logits of a chunk": 4 * c.logprob_chunk * words,
+  }
+
+
+def describe(settings: Settings, kind: str) -> str:
+  """What a phase computes, in tokens."""
+  players, lengths = players_of(settings)
+  phase: PhaseSettings = getattr(settings, kind)
+  policy, frozen = players.of("y"), players.of("z")
+  if kind == "phase2":
+    policy, frozen = frozen, policy
+  length = {"y": lengths.state, "z": lengths.action}
+  scored = length[frozen.field] + len(frozen.template.end)
+  return (
+    f"{kind}: {phase.prompts} prompts x {phase.group} samples; "
+    f"{players.fwm.config.vocab_size:,} words; micro_batch {phase.micro_batch}; the policy's "
+    f"prompt {prompt_length(policy.template, lengths)} + {policy.decoding.length} sampled; the "
+    f"frozen model's prompt {prompt_length(frozen.template, lengths)} + {scored} scored"
+  )
+
+
+def table(settings: Settings) -> str:
+  """Both phases, as text."""
+  m = settings.mesh
+  mesh = AbstractMesh((m.data, m.fsdp, m.tensor), sharding.AXES)
+  lines = [f"mesh {dict(mesh.shape)}, bytes per device:"]
+  for kind in PHASES:
+    lines.append(describe(settings, kind))
+    slots = slot_bytes(settings, kind, mesh)
+    lines += [f"  {name:26s} {size / GB:10.3f} GB" for name, size in slots.items() if size]
+    lines.append(f"  {'held in all':26s} {sum(slots.values()) / GB:10.3f} GB")
+    for name, size in temporary_bytes(settings, kind, mesh).items():
+      lines.append(f"  {'~ ' + name:26s} {size / GB:10.3f} GB")
+  return "\n".join(lines)
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  try:
+    print(table(from_config(flags.FLAGS.config.to_dict())))
+  except ValueError as error:
+    sys.exit(str(error))
+
+
+if __name__ == "__main__":
+  config_flags.DEFINE_config_file("config", None, "The run's settings.", lock_config=True)
+  flags.mark_flags_as_required(["config"])
+  app.run(main)

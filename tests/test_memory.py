@@ -1,0 +1,73 @@
+"""What the slots hold: counted by hand, and in proportion to the mesh."""
+
+import dataclasses
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh
+
+from configs import liquid_7b_shape, minigrid
+from swirl_jax import memory, sharding
+from swirl_jax.settings import from_config
+
+
+def mesh_of(data, fsdp, tensor):
+  return AbstractMesh((data, fsdp, tensor), sharding.AXES)
+
+
+ONE = mesh_of(1, 1, 1)
+
+
+def settings(**changes):
+  config = liquid_7b_shape.get_config().to_dict()
+  for where, value in changes.items():
+    group, _, name = where.partition("__")
+    config[group] = config[group] | {name: value} if name else value
+  return from_config(config)
+
+
+def test_a_7b_model_by_hand():
+  """Liquid 7B: the embedding, and 28 layers of 4 · 3072 · 4096 + 3 · 3072 · 24576 and two norms."""
+  size = 264_448 * 3072 + 28 * (4 * 3072 * 4096 + 3 * 3072 * 24_576 + 2 * 3072) + 3072
+  found = memory.slot_bytes(settings(), "phase1", ONE)
+  assert found["policy"] == 4 * size
+  assert found["optimizer"] == pytest.approx(8 * size, rel=1e-6)  # two moments and a counter
+  assert found["frozen"] == found["reference"] == 2 * size
+  assert found["prior"] == found["base"] == 0
+  assert found["idle models"] % (4 * size) == 0
+  kept = memory.temporary_bytes(settings(), "phase1", ONE)
+  assert kept["gradients"] == 4 * size
+  assert kept["rollout's cache"] == 32 * 8 * 1024 * 28 * 16 * 256 * 2 * 2
+  assert kept["prompt's keys and values"] == 32 * 1152 * 28 * 16 * 256 * 2 * 2
+
+
+def test_a_mesh_divides_what_it_lays_out():
+  one, many = (memory.slot_bytes(settings(), "phase2", m) for m in (ONE, mesh_of(1, 16, 4)))
+  assert one["policy"] / many["policy"] == pytest.approx(64, rel=1e-3)
+  one, many = (memory.temporary_bytes(settings(), "phase2", m) for m in (ONE, mesh_of(1, 16, 4)))
+  assert one["rollout's cache"] == 64 * many["rollout's cache"]
+
+
+def test_adapters_share_one_base():
+  whole = memory.slot_bytes(settings(), "phase1", ONE)
+  found = memory.slot_bytes(settings(model__lora_rank=16), "phase1", ONE)
+  assert found["base"] == whole["frozen"]  # one copy, in the compute dtype
+  for name in ("policy", "optimizer", "frozen", "reference", "idle models"):
+    assert 0 < found[name] < 0.01 * whole[name]
+
+
+def test_shared_weights_pass_one_frozen_tree():
+  found = memory.slot_bytes(settings(weights="shared"), "phase1", ONE)
+  assert found["reference"] == 0 < found["frozen"]
+
+
+def test_a_real_world_and_its_table():
+  text = memory.table(from_config(minigrid.get_config().to_dict()))
+  assert text.count("held in all") == 2 and "64 prompts x 8 samples" in text
+  assert not [a for a in jax.live_arrays() if a.size > 10**6]
+
+
+def test_prompts_that_are_too_short():
+  world = dataclasses.replace(settings()).world | {"fwm_prompt": 1000}
+  with pytest.raises(ValueError, match="a prompt of 1000 tokens is .* short of its fields"):
+    memory.table(settings(world=world))
