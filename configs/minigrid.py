@@ -6,11 +6,7 @@ Every field of a run is here, so that every one can be set on the command line; 
 written where they are defined, in `swirl_jax/settings.py`.
 """
 
-import dataclasses
-
 import ml_collections
-
-from swirl_jax.settings import PHASES, from_config, paper_phase
 
 SETTINGS = ("default", "paper")
 
@@ -45,6 +41,10 @@ def get_config(setting="default"):
   c.swirl = {"iterations": 2, "order": ("phase1", "phase2"), "reset_reference": True}
   c.phase1 = phase(steps=150, learning_rate=3e-4)
   c.phase2 = phase(steps=50, learning_rate=1e-4)
+  c.paper_phase1 = paper_phase(steps=0, learning_rate=3e-4, count_end=False)
+  if setting == "paper":
+    c.phase1 = paper_phase(steps=150, learning_rate=3e-4, count_end=False)
+    c.phase2 = paper_phase(steps=50, learning_rate=1e-4, count_end=True)
   c.compare = ("labels_only", "pseudo_labels", "paper_phase1")
   c.baseline = sft(steps=0)
   c.evaluation = {
@@ -52,10 +52,6 @@ def get_config(setting="default"):
     "best_of": 8, "turns": 5, "chains": 50, "gallery": 24,
   }
   c.checkpoint = {"every": 200, "keep": 2}
-  if setting == "paper":
-    settings = from_config(c.to_dict())
-    for kind in PHASES:
-      c[kind].update(dataclasses.asdict(paper_phase(getattr(settings, kind), kind)))
   return c
 
 
@@ -88,3 +84,18 @@ def phase(*, steps, learning_rate):
     "correct_sampler": False, "importance_cap": 2.0, "mask_truncated": False,
     "latents": "fresh", "latent_temperature": 1.0, "latent_floor": -2.0,
   }
+
+
+def paper_phase(*, steps, learning_rate, count_end):
+  """The setting that arXiv:2602.06130 has for text, with the method and the reward of the authors'
+  code; latent actions fresh, as in its Algorithm 1. Steps, prompts, group and learning rate are
+  this world's.
+  """
+  c = phase(steps=steps, learning_rate=learning_rate)
+  c |= {
+    "prompts": 32, "keep": 0, "anchor": 0,
+    "temperature": 0.7, "top_p": 0.96, "latent_temperature": 0.7, "beta": 0.1,
+  }
+  c["optimizer"]["schedule"] = "cosine"
+  c["reward"]["count_end"] = count_end
+  return c

@@ -7,7 +7,7 @@ The list is a function of the settings alone, so a place in a run is two integer
 
 import dataclasses
 
-from swirl_jax.settings import PhaseSettings, Settings, SftSettings, paper_phase
+from swirl_jax.settings import PhaseSettings, Settings, SftSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _warmup(settings: Settings, shared: bool) -> list[Stage]:
 def _comparison(name: str, settings: Settings, warm: dict[str, str], total: int) -> Stage:
   """A rival of the FWM that SWIRL ends with: the same start, the same number of updates."""
   if name == "paper_phase1":
-    phase = dataclasses.replace(paper_phase(settings.phase1, "phase1"), steps=total)
+    phase = dataclasses.replace(settings.paper_phase1, steps=total)
     return Stage(
       name,
       name,

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from swirl_jax import phases, rewards
+from swirl_jax import phases
 from swirl_jax.models.transformer import TransformerConfig
 from swirl_jax.optimizer import AdamW
 
@@ -19,18 +19,6 @@ WEIGHTS = ("separate", "shared")
 PHASES = ("phase1", "phase2")
 COMPARISONS = ("labels_only", "pseudo_labels", "paper_phase1")
 LATENTS = ("fresh", "cached")
-
-# The step of arXiv:2602.06130 for text worlds, as fields of a phase; method and reward as in the
-# authors' code, latent actions fresh as in its Algorithm 1. Left to a run: steps, prompts, group,
-# micro-batches, and the learning rate's height.
-PAPER = {
-  "temperature": 0.7, "top_k": 0, "top_p": 0.96, "latent_temperature": 0.7, "latents": "fresh",
-  "beta": 0.1, "kl": "k3", "kl_in": "loss", "reference": "snapshot",
-  "advantages": "grpo", "ratio": "token", "reduction": "token",
-  "clip_low": 0.2, "clip_high": 0.2, "inner_epochs": 1,
-  "keep": 0, "anchor": 0, "correct_sampler": False, "mask_truncated": False,
-}  # fmt: skip
-PAPER_REWARD = {"reduce": "mean", "floor": -10.0, "prior": False}
 
 
 def _at_least(name: str, value: int, low: int) -> None:
@@ -143,19 +131,6 @@ class PhaseSettings(phases.Algorithm):
       )
 
 
-def paper_phase(phase: PhaseSettings, kind: str) -> PhaseSettings:
-  """The phase in the paper's plain setting: `PAPER`, a cosine schedule, as many prompts as the run
-  updates on; z's end marker doesn't count in Phase I's reward, y's does in Phase II's.
-  """
-  return dataclasses.replace(
-    phase,
-    prompts=phase.keep or phase.prompts,
-    reward=rewards.RewardSpec(**PAPER_REWARD, count_end=kind == "phase2"),
-    optimizer=dataclasses.replace(phase.optimizer, schedule="cosine"),
-    **PAPER,
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class SwirlSettings:
   """The alternation: `iterations` times the phases in `order`.
@@ -234,7 +209,11 @@ class CheckpointSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """A whole run. `world` holds the world's name and the settings that its own builder takes."""
+  """A whole run. `world` holds the world's name and the settings that its own builder takes.
+
+  compare: rivals of the FWM, each for as many updates as SWIRL's. `baseline` sets the supervised
+  ones, `paper_phase1` the one by Phase I alone.
+  """
 
   seed: int
   weights: str
@@ -249,6 +228,7 @@ class Settings:
   phase2: PhaseSettings
   compare: tuple[str, ...] = ()
   baseline: SftSettings | None = None
+  paper_phase1: PhaseSettings | None = None
   evaluation: EvaluationSettings = EvaluationSettings()
   mesh: MeshSettings = MeshSettings()
   checkpoint: CheckpointSettings = CheckpointSettings()
@@ -260,10 +240,10 @@ class Settings:
       raise ValueError("world.name is missing.")
     for name in self.compare:
       _one_of("compare", name, COMPARISONS)
-    if self.compare and self.baseline is None:
-      raise ValueError(
-        "compare needs `baseline`: batch and optimizer of the supervised comparisons."
-      )
+    needs = {"labels_only": "baseline", "pseudo_labels": "baseline", "paper_phase1": "paper_phase1"}
+    for name in self.compare:
+      if getattr(self, needs[name]) is None:
+        raise ValueError(f"compare has {name!r}: it needs the group config.{needs[name]}.")
     uses = {"phase1": self.phase1, "phase2": self.phase2}
     for name, phase in uses.items():
       prior = phase.reward.prior or phase.reference == "prior"

@@ -130,6 +130,5 @@ def test_without_pretraining_models_start_fresh():
 def test_phase_1_as_in_the_paper_takes_its_place_beside_swirl():
   s = made()
   stage = next(x for x in plan.make_plan(s) if x.name == "paper_phase1")
-  paper = settings.paper_phase(s.phase1, "phase1")
-  assert stage.settings == dataclasses.replace(paper, steps=stage.steps)
+  assert stage.settings == dataclasses.replace(s.paper_phase1, steps=stage.steps)
   assert (stage.kind, stage.steps) == ("phase1", s.swirl.iterations * s.phase1.steps)

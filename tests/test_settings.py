@@ -45,25 +45,26 @@ def test_the_shipped_configs_are_settings(module):
 
 def test_the_papers_setting():
   """method.md's table for text: T 0.7, top-p 0.96, β 0.1, cosine; the code's reward."""
-  ours = settings.from_config(put("phase1.reference", "prior"))
-  found = settings.paper_phase(ours.phase1, "phase1")
-  assert (found.temperature, found.top_p, found.top_k, found.beta) == (0.7, 0.96, 0, 0.1)
-  assert (found.kl, found.kl_in, found.reference) == ("k3", "loss", "snapshot")
-  assert (found.prompts, found.keep, found.anchor) == (ours.phase1.keep, 0, 0)
-  assert found.reward == rewards.RewardSpec("mean", -10.0, count_end=False, prior=False)
-  assert settings.paper_phase(ours.phase2, "phase2").reward.count_end
-  for name in ("steps", "group", "micro_batch"):
-    assert getattr(found, name) == getattr(ours.phase1, name)
-  assert found.optimizer == dataclasses.replace(ours.phase1.optimizer, schedule="cosine")
-
-
-def test_the_papers_setting_is_one_config_away():
   ours, paper = (settings.from_config(minigrid.get_config(s).to_dict()) for s in minigrid.SETTINGS)
   for kind in settings.PHASES:
-    assert getattr(paper, kind) == settings.paper_phase(getattr(ours, kind), kind)
+    found, own = getattr(paper, kind), getattr(ours, kind)
+    assert (found.temperature, found.top_p, found.top_k, found.beta) == (0.7, 0.96, 0, 0.1)
+    assert (found.kl, found.kl_in, found.reference) == ("k3", "loss", "snapshot")
+    assert (found.advantages, found.ratio, found.reduction) == ("grpo", "token", "token")
+    assert (found.prompts, found.keep, found.anchor) == (own.keep, 0, 0)
+    assert (found.steps, found.group, found.latents) == (own.steps, own.group, "fresh")
+    assert found.reward == rewards.RewardSpec("mean", -10.0, count_end=kind == "phase2")
+    assert found.optimizer == dataclasses.replace(own.optimizer, schedule="cosine")
   assert dataclasses.replace(paper, phase1=ours.phase1, phase2=ours.phase2) == ours
+  assert dataclasses.replace(ours.paper_phase1, steps=150) == paper.phase1
   with pytest.raises(ValueError, match="minigrid.py:papr: allowed are default, paper"):
     minigrid.get_config("papr")
+
+
+@pytest.mark.parametrize("group", ["baseline", "paper_phase1"])
+def test_a_comparison_without_its_settings(group):
+  with pytest.raises(ValueError, match=f"it needs the group config.{group}"):
+    settings.from_config(put(group, ...))
 
 
 def test_a_config_is_not_changed_and_settings_cannot_be():
@@ -131,7 +132,6 @@ WRONG = [
   ("warmup_fwm.validate_every", 0, "config.warmup_fwm: validate_every = 0"),
   ("checkpoint.every", 0, "config.checkpoint: every = 0"),
   ("compare", ("warmup",), "compare = 'warmup': allowed are ['labels_only'"),
-  ("baseline", None, "compare needs `baseline`"),
 ]  # fmt: skip
 
 
