@@ -43,7 +43,7 @@ def test_a_7b_model_by_hand():
 
 def test_a_mesh_divides_what_it_lays_out():
   one, many = (memory.slot_bytes(settings(), "phase2", m) for m in (ONE, mesh_of(1, 16, 4)))
-  assert one["policy"] / many["policy"] == pytest.approx(64, rel=1e-3)
+  assert one["policy"] / many["policy"] == pytest.approx(64, rel=1e-2)
   one, many = (memory.temporary_bytes(settings(), "phase2", m) for m in (ONE, mesh_of(1, 16, 4)))
   assert one["rollout's cache"] == 64 * many["rollout's cache"]
 

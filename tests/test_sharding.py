@@ -1,5 +1,6 @@
 """Meshes and rules: eight simulated devices equal one, no matrix is copied without a word."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,38 +10,55 @@ import pytest
 import tiny
 from jax.sharding import PartitionSpec as P
 
-from swirl_jax import phases, sharding
+from swirl_jax import phases, programs, sharding
 from swirl_jax.models import transformer
 from swirl_jax.optimizer import AdamW
 from swirl_jax.phases import PhaseSpec, Slots
 
 MESHES = [(8, 1, 1), (2, 2, 2), (1, 2, 4)]
 CONFIG = tiny.config(n_layers=1, qkv_bias=True, scan_layers=False)
-SPEC = PhaseSpec(
-  tiny.fwm(CONFIG, group=3, top_p=0.9), tiny.idm(CONFIG), tiny.PLAIN, keep=8, micro_batch=4
-)
+ADAPTED = dataclasses.replace(CONFIG, lora_rank=2)
+
+
+def spec_of(config):
+  roles = tiny.fwm(config, group=3, top_p=0.9), tiny.idm(config)
+  return PhaseSpec(*roles, tiny.PLAIN, keep=8, micro_batch=4)
 
 
 def mesh_of(shape):
   return sharding.make_mesh(**dict(zip(sharding.AXES, shape, strict=True)))
 
 
-def update(params, slots, batch, key, hyper):
+def update(params, slots, batch, key, hyper, spec):
   """What a phase step does up to the optimizer: samples, log-probabilities, gradient."""
-  e, metrics = phases._collect(tiny.state(params), slots, batch, key, hyper, SPEC)
-  loss, grads, terms = phases._gradient(params, slots, e, None, hyper, SPEC)
+  e, metrics = phases._collect(tiny.state(params), slots, batch, key, hyper, spec)
+  loss, grads, terms = phases._gradient(params, slots, e, None, hyper, spec)
   logps = (e.logp_sampler, jnp.where(e.mask, e.logp_ref, 0.0))
   return (e.transition, e.target), logps, {**metrics, **terms}, loss, grads
 
 
-def on(mesh):
-  """`update` on a mesh, everything laid out by the rules; without a mesh on one device."""
-  # Moderate parameters: log-probabilities of a few units, which float32 holds to 1e-6.
+def trees(config):
+  """A policy and what it reads; moderate parameters: log-probabilities of a few units, which
+  float32 holds to 1e-6.
+  """
+  if not config.lora_rank:
+    params, *others = (
+      jax.tree.map(lambda a: 0.6 * a, tiny.params(config, seed)) for seed in range(3)
+    )
+    return params, Slots(*others)
+  base, shapes = tiny.params(CONFIG), programs.trained_params(config, jax.random.key(0))
+  rng = np.random.default_rng(0)
   params, *others = (
-    jax.tree.map(lambda a: 0.6 * a, tiny.params(CONFIG, seed)) for seed in range(3)
+    jax.tree.map(lambda a: jnp.asarray(0.1 * rng.normal(size=a.shape), jnp.float32), shapes)
+    for _ in range(3)
   )
-  slots, batch = Slots(*others), tiny.transitions(0, 16)
-  key, run = jax.random.key(1), tiny.jit(update)
+  return params, Slots(*others, base=jax.tree.map(lambda a: 0.6 * a, base))
+
+
+def on(mesh, config=CONFIG):
+  """`update` on a mesh, everything laid out by the rules; without a mesh on one device."""
+  (params, slots), batch = trees(config), tiny.transitions(0, 16)
+  key, run = jax.random.key(1), tiny.jit(functools.partial(update, spec=spec_of(config)))
   if mesh is None:
     return jax.device_get(run(params, slots, batch, key, tiny.hyper()))
   params, slots = jax.device_put((params, slots), sharding.tree_shardings((params, slots), mesh))
@@ -53,14 +71,22 @@ def one_device():
   return on(None)
 
 
+def assert_equal(found, expected):
+  samples, logps, metrics, loss, grads = found
+  jax.tree.map(np.testing.assert_array_equal, samples, expected[0])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), logps, expected[1])
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # noqa: E731
+  jax.tree.map(close, (metrics, loss), expected[2:4])
+  tiny.assert_gradients_close(grads, expected[4])
+
+
 @pytest.mark.parametrize("shape", MESHES, ids=str)
 def test_eight_devices_equal_one(one_device, shape):
-  samples, logps, metrics, loss, grads = on(mesh_of(shape))
-  jax.tree.map(np.testing.assert_array_equal, samples, one_device[0])
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), logps, one_device[1])
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # noqa: E731
-  jax.tree.map(close, (metrics, loss), one_device[2:4])
-  tiny.assert_gradients_close(grads, one_device[4])
+  assert_equal(on(mesh_of(shape)), one_device)
+
+
+def test_eight_devices_equal_one_for_adapters_over_one_base():
+  assert_equal(on(mesh_of((2, 2, 2)), ADAPTED), on(None, ADAPTED))
 
 
 # ------------------------------------------------------------------------------------------- rules
