@@ -61,7 +61,7 @@ def open_run(workdir: str) -> Iterator[TrainedRun]:
     )
   settings = from_config(json.loads(path.read_text()))
   world = builders.get(settings.world["name"])
-  players = programs.make_roles(settings, world.tokenizer, inputs.lengths_of(world))
+  players = players_of(settings, world)
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
   with Checkpointer(folder / "checkpoints", read_only=True) as found:
     latest = found.latest()
@@ -70,6 +70,10 @@ def open_run(workdir: str) -> Iterator[TrainedRun]:
     position, meta = latest
     names = _newest(settings, meta["models"])
     yield TrainedRun(settings, world, players, names, mesh, found, position)
+
+
+def players_of(settings: Settings, world: builders.World) -> programs.Roles:
+  return programs.make_roles(settings, world.tokenizer, inputs.lengths_of(world))
 
 
 def _newest(settings: Settings, saved: list[str]) -> dict[str, str]:

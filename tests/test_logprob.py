@@ -28,7 +28,7 @@ def inputs(allowed=None):
   return hidden, head, targets, weights
 
 
-def plain(hidden, head, targets, allowed, cap):
+def plain(hidden, head, targets, allowed, cap=0.0):
   """log_softmax over [N, T, V] and its entropy."""
   logits = cap * jnp.tanh(hidden @ head / cap) if cap else hidden @ head
   if allowed is not None:

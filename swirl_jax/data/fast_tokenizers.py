@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -112,18 +113,36 @@ class FastTokenizer:
     return tuple(pieces)
 
   def save_pretrained(self, folder) -> None:
-    """The files that `transformers.AutoTokenizer` opens, added tokens included."""
+    """The files that `transformers.AutoTokenizer` opens, added tokens included.
+
+    For some models it takes a class of its own choice whatever the files say. So they are opened
+    once, beside the folder's config.json if there is one: ValueError where other ids come out.
+    """
+    from transformers import AutoTokenizer
+
     self.tokenizer.save_pretrained(folder)
+    ids = range(0, self.vocab_size, max(1, self.vocab_size // 500))
+    words = [self._text([i]) for i in ids if i not in self.ids]
+    text = " ".join(word for word in words if "\ufffd" not in word)  # a part of a character is none
+    opened = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    if opened.encode(text, add_special_tokens=False) != self.encode(text):
+      raise ValueError(
+        "transformers opens this tokenizer beside the model's config.json as "
+        f"{type(opened).__name__}, which gives other ids: choose another family, or a byte-level "
+        "BPE tokenizer"
+      )
 
 
 def open_tokenizer(folder) -> FastTokenizer:
-  """The tokenizer in a checkpoint's folder; the folder itself is left as it is. ValueError where
-  there is none that is a fast one.
+  """The tokenizer in a checkpoint's folder: tokenizer.json as it stands, or else what
+  `transformers` converts. The folder itself is left as it is. ValueError where there is none.
   """
-  from transformers import AutoTokenizer
+  from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+  as_it_stands = (pathlib.Path(folder) / "tokenizer.json").exists()
+  cls = PreTrainedTokenizerFast if as_it_stands else AutoTokenizer
   try:
-    found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    found = cls.from_pretrained(str(folder), local_files_only=True)
   except (OSError, ValueError, ImportError) as error:
     reason = str(error).strip().splitlines()[0]
     raise ValueError(f"tokenizer {str(folder)!r}: it could not be opened ({reason})") from error
@@ -160,19 +179,23 @@ def train_bpe(
   texts: Iterable[str], *, vocab_size: int, chat_template: str | None = None
 ) -> FastTokenizer:
   """A byte-level BPE tokenizer (arXiv:1508.07909) trained on texts, say a world's states and
-  actions: any text is encoded, and decoded to itself. Special tokens are 0..5.
+  actions: any text is encoded, and decoded to itself in Unicode's normal form NFC. Special tokens
+  are 0..5.
 
-  The vocabulary is smaller than `vocab_size` where the texts hold no more pairs to merge.
+  Text is split into words as Qwen2 does, because `transformers` opens a tokenizer beside a Qwen2
+  model so, whatever its files say. The vocabulary is smaller than `vocab_size` where the texts hold
+  no more pairs to merge.
   """
-  from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+  from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+  from transformers import Qwen2Tokenizer
 
   alphabet = pre_tokenizers.ByteLevel.alphabet()
   least = len(SPECIAL) + len(alphabet)
   if vocab_size < least:
     raise ValueError(f"vocab_size = {vocab_size}: the special tokens and bytes alone are {least}")
-  backend = Tokenizer(models.BPE())
-  backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  backend.decoder = decoders.ByteLevel()
+  empty, backend = Qwen2Tokenizer().backend_tokenizer, Tokenizer(models.BPE())
+  backend.normalizer, backend.pre_tokenizer = empty.normalizer, empty.pre_tokenizer
+  backend.decoder = empty.decoder
   backend.train_from_iterator(
     texts,
     trainers.BpeTrainer(
@@ -223,6 +246,7 @@ def _transformers_tokenizer(backend, chat_template: str | None):
     tokenizer_object=backend,
     **dict(zip(_NAMED, SPECIAL, strict=False)),
     extra_special_tokens=list(SPECIAL[len(_NAMED) :]),
+    unk_token=SPECIAL[0],  # never produced; without one, Qwen2's class adds a token of its own
     chat_template=chat_template,
     clean_up_tokenization_spaces=False,
   )

@@ -77,6 +77,29 @@ def test_what_a_tokenizer_lacks_is_added_behind_its_vocabulary(foreign, tmp_path
   assert again.ids == found.ids and again.added == () and again.known == 9
 
 
+def test_transformers_opens_it_beside_any_model_or_it_is_not_saved(bpe, tmp_path):
+  """Beside a Qwen2 model `transformers` takes Qwen2's own class, which a BPE survives."""
+  import json
+
+  from transformers import AutoTokenizer
+
+  words = fast_tokenizers.from_own(WordTokenizer(("red", "key", "door")))
+  for model in ("llama", "qwen2", "qwen3", "gemma", "mistral"):
+    (tmp_path / model).mkdir()
+    (tmp_path / model / "config.json").write_text(json.dumps({"model_type": model}))
+    if model == "qwen2":
+      with pytest.raises(ValueError, match="as Qwen2Tokenizer, which gives other ids"):
+        words.save_pretrained(tmp_path / model)
+    else:
+      words.save_pretrained(tmp_path / model)
+    bpe.save_pretrained(tmp_path / model)
+    opened = AutoTokenizer.from_pretrained(tmp_path / model)
+    text = TEXTS[0] + " it's 123\n\n  ok"
+    assert opened.encode(text, add_special_tokens=False) == bpe.encode(text)
+    assert len(opened) == bpe.vocab_size
+    assert fast_tokenizers.open_tokenizer(tmp_path / model).encode(text) == bpe.encode(text)
+
+
 def test_ids_with_holes_are_refused():
   from tokenizers import Tokenizer, models
   from transformers import PreTrainedTokenizerFast

@@ -1,0 +1,115 @@
+"""A run's models as folders that `transformers` opens: out/fwm and out/idm.
+
+    python -m swirl_jax.export --workdir=runs/minigrid --out=exported
+
+Each holds config.json, generation_config.json, the tokenizer, safetensors and a README.md with the
+prompt that the model was trained on. A folder that holds anything is left alone, unless
+`--overwrite`.
+"""
+
+import pathlib
+from typing import Any
+
+from absl import app, flags, logging
+
+from swirl_jax import prompts, trained
+from swirl_jax.data import fast_tokenizers
+from swirl_jax.data.fast_tokenizers import FastTokenizer
+from swirl_jax.models import hf_export, variants
+from swirl_jax.models.transformer import TransformerConfig
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
+_OUT = flags.DEFINE_string("out", None, "Where the folders fwm and idm are made.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what an earlier export left there.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights.")
+_SHARD = flags.DEFINE_float("shard_gb", 5.0, "Size of a file, in 10^9 bytes.", lower_bound=1e-6)
+
+MODELS = {"fwm": "y", "idm": "z"}
+
+
+def family(config: TransformerConfig) -> str:
+  """The family whose config.json may be able to say what this config says; `hf_export.save` checks
+  that it does.
+  """
+  if config.qk_norm != "none":
+    return "qwen3"
+  if config.qkv_bias:
+    return "qwen2"
+  return "gemma" if config.scale_embedding else "llama"
+
+
+def prompt_text(template: prompts.Template, tokenizer: FastTokenizer) -> str:
+  """'<bos> <fwm> {z} <sep> {x} <sep> → {y} <eos>'."""
+
+  def text(piece) -> str:
+    if isinstance(piece, str):
+      return f"{{{piece}}}"
+    return " ".join(tokenizer.tokenizer.convert_ids_to_tokens(list(piece)))
+
+  *prompt, target, end = map(text, (*template.prompt, template.target, template.end))
+  return f"{' '.join(prompt)} → {target} {end}"
+
+
+def export(
+  workdir: str, out: str, *, dtype: str = "float32", shard_bytes: int, overwrite: bool = False
+) -> list[pathlib.Path]:
+  """Writes both models of a run's newest whole checkpoint; the folders."""
+  folders = {name: pathlib.Path(out) / name for name in MODELS}
+  for folder in folders.values():
+    hf_export.refuse_full(folder, overwrite=overwrite)
+  with trained.open_run(workdir) as run:
+    tokenizer = run.world.tokenizer
+    if not isinstance(tokenizer, FastTokenizer):
+      tokenizer = fast_tokenizers.from_own(tokenizer)
+    for name, field in MODELS.items():
+      role, model = run.players.of(field), run.names[field]
+      hf_export.save(
+        folders[name],
+        run.models(model)[model],
+        role.config,
+        hf_config(role.config, tokenizer),
+        tokenizer=tokenizer,
+        card=card(name, run.settings.world["name"], prompt_text(role.template, tokenizer)),
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        overwrite=overwrite,
+      )
+  return list(folders.values())
+
+
+def hf_config(config: TransformerConfig, tokenizer: FastTokenizer) -> dict[str, Any]:
+  ids = {f"{name}_token_id": getattr(tokenizer, name) for name in ("bos", "eos", "pad")}
+  return variants.to_hf(config, family(config)) | ids
+
+
+def card(name: str, world: str, prompt: str) -> str:
+  kind = {"fwm": "forward world model", "idm": "inverse dynamics model"}[name]
+  return (
+    f"# {name.upper()} of {world}\n\nThe {kind} of a SWIRL run (arXiv:2602.06130), in the world "
+    f"`{world}`.\n\nTrained on, and to be prompted with, the tokens\n\n    {prompt}\n\nwhere x is "
+    "the state before, y the state after and z the action. The tokenizer adds none of them: put "
+    "the special tokens into the text.\n"
+  )
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  logging.set_verbosity(logging.WARNING)
+  try:
+    folders = export(
+      _WORKDIR.value,
+      _OUT.value,
+      dtype=_DTYPE.value,
+      shard_bytes=int(_SHARD.value * 1e9),
+      overwrite=_OVERWRITE.value,
+    )
+  except ValueError as error:
+    raise app.UsageError(str(error)) from None
+  for folder in folders:
+    print(folder)
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["workdir", "out"])
+  app.run(main)

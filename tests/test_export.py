@@ -1,0 +1,114 @@
+"""A run's models leave as folders that open elsewhere; nothing that is there is touched untold."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import test as test_config
+from swirl_jax import export, plan, sharding, trained
+from swirl_jax.checkpoint import Checkpointer
+from swirl_jax.data import builders
+from swirl_jax.models import huggingface
+from swirl_jax.settings import from_config
+from tests import tiny
+
+
+def fake_run(folder, **model):
+  """The folder of a run of configs/test.py that has ended: its config and both models, random."""
+  c = test_config.get_config()
+  c.model.update(model)
+  (folder / "config.json").write_text(c.to_json())
+  settings = from_config(json.loads(c.to_json()))
+  world = builders.get(settings.world["name"])
+  config = trained.players_of(settings, world).fwm.config
+  names = plan.final_models(plan.make_plan(settings))
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+  params = {name: tiny.params(config, seed) for seed, name in enumerate(sorted(names.values()))}
+  with jax.set_mesh(mesh), Checkpointer(folder / "checkpoints") as checkpoints:
+    state = {"models": jax.device_put(params, sharding.replicated(mesh))}
+    checkpoints.save(7, state, {"models": sorted(params)})
+  return {field: params[name] for field, name in names.items()}, config, world
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("run")
+  return folder, *fake_run(folder)
+
+
+def test_both_models_leave_bit_for_bit(run, tmp_path):
+  workdir, params, config, world = run
+  folders = export.export(str(workdir), str(tmp_path / "out"), shard_bytes=10**9)
+  assert [f.name for f in folders] == ["fwm", "idm"]
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+  for folder, field in zip(folders, "yz", strict=True):
+    found = huggingface.load(folder, mesh)
+    assert found.config.vocab_size == world.tokenizer.vocab_size
+    assert found.hf_config["model_type"] == "llama"
+    ids = {name: found.hf_config[f"{name}_token_id"] for name in ("pad", "bos", "eos")}
+    assert ids == {"pad": 0, "bos": 1, "eos": 2}
+    jax.tree.map(np.testing.assert_array_equal, found.params, params[field])
+  assert any(
+    (np.asarray(a) != np.asarray(b)).any()
+    for a, b in zip(jax.tree.leaves(params["y"]), jax.tree.leaves(params["z"]), strict=True)
+  )  # or the two could have been mixed up
+
+
+def test_tokenizer_and_prompt_come_along(run, tmp_path):
+  from transformers import AutoTokenizer
+
+  workdir, _, _, world = run
+  fwm, idm = export.export(str(workdir), str(tmp_path / "out"), shard_bytes=10**9)
+  text = " ".join(world.words[:5])
+  opened = AutoTokenizer.from_pretrained(fwm)
+  assert opened.encode(text) == world.tokenizer.encode(text)
+  assert "<bos> <fwm> {z} <sep> {x} <sep> → {y} <eos>" in (fwm / "README.md").read_text()
+  assert "<bos> <idm> {x} <sep> {y} <sep> → {z} <eos>" in (idm / "README.md").read_text()
+
+
+def test_nothing_is_overwritten_untold(run, tmp_path):
+  workdir = str(run[0])
+  (tmp_path / "idm").mkdir()
+  (tmp_path / "idm" / "mine").write_text("")
+  with pytest.raises(ValueError, match="idm' holds 'mine'"):
+    export.export(workdir, str(tmp_path), shard_bytes=10**9)
+  assert not (tmp_path / "fwm").exists()  # refused before anything was written
+  export.export(workdir, str(tmp_path), shard_bytes=10**9, overwrite=True)
+  assert (tmp_path / "idm" / "mine").exists() and (tmp_path / "idm" / "config.json").exists()
+
+
+def test_bfloat16_halves_the_file(run, tmp_path):
+  sizes = []
+  for dtype in ("float32", "bfloat16"):
+    fwm, _ = export.export(str(run[0]), str(tmp_path / dtype), dtype=dtype, shard_bytes=10**9)
+    sizes.append((fwm / "model.safetensors").stat().st_size)
+    assert json.loads((fwm / "config.json").read_text())["dtype"] == dtype
+  assert sizes[1] < 0.6 * sizes[0]
+
+
+@pytest.mark.parametrize(
+  "model, family",
+  [
+    ({}, "llama"),
+    ({"qkv_bias": True}, "qwen2"),
+    ({"qk_norm": "head"}, "qwen3"),
+    ({"scale_embedding": True, "norm_offset": True, "activation": "gelu_tanh"}, "gemma"),
+  ],
+)
+def test_the_family_is_one_that_can_say_what_the_settings_say(model, family):
+  config = tiny.config(**model)
+  assert export.family(config) == family
+
+
+def test_a_model_that_no_family_describes_names_the_setting(tmp_path):
+  fake_run(tmp_path, scale_embedding=True)
+  with pytest.raises(ValueError, match="model.norm_offset = False: as gemma allowed is True"):
+    export.export(str(tmp_path), str(tmp_path / "out"), shard_bytes=10**9)
+  assert not (tmp_path / "out" / "fwm").exists()
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+  with pytest.raises(ValueError, match="no config.json there, so it isn't the folder of a run"):
+    export.export(str(tmp_path), str(tmp_path / "out"), shard_bytes=10**9)
