@@ -51,12 +51,11 @@ def lengths_of(world: builders.World) -> Lengths:
   return Lengths(world.state_len, world.action_len)
 
 
-def load(settings: Settings, data_dir: str) -> Data:
+def load(settings: Settings, world: builders.World, data_dir: str) -> Data:
   """Collects the world's data if it isn't there, and tokenises it. Raises ValueError for an empty
   split or a label budget beyond it.
   """
   own = {k: v for k, v in settings.world.items() if k != "name"}
-  world = builders.get(settings.world["name"])
   builder = world.prepare(data_dir, **own)
   limits = pipeline.Lengths(world.state_len, world.state_len, world.action_len)
   tokenize = functools.partial(pipeline.tokenize, tokenizer=world.tokenizer, lengths=limits)

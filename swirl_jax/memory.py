@@ -22,8 +22,8 @@ from absl import app, flags
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from swirl_jax import inputs, phases, plan, programs, prompts, rng, sharding
-from swirl_jax.data import builders, tokenizers
+from swirl_jax import inputs, phases, plan, programs, prompts, rng, sharding, start
+from swirl_jax.data import tokenizers
 from swirl_jax.models import transformer
 from swirl_jax.settings import PHASES, PhaseSettings, Settings, from_config
 from swirl_jax.types import PolicyState, Segment, Transition
@@ -47,7 +47,7 @@ def players_of(settings: Settings) -> tuple[programs.Roles, programs.Lengths]:
   """The roles and lengths of a config's world. Raises ValueError for prompts that are too short."""
   world = dict(settings.world)
   if world["name"] != "lengths":
-    real = builders.get(world["name"])
+    real = start.world_of(settings)
     lengths = inputs.lengths_of(real)
     return programs.make_roles(settings, real.tokenizer, lengths), lengths
   lengths = programs.Lengths(world["state"], world["action"])

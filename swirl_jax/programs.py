@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swirl_jax import phases, prompts, rng, roles, sampling, sft, sharding
+from swirl_jax import phases, prompts, roles, sampling, sft, sharding
 from swirl_jax.models import lora, transformer
 from swirl_jax.optimizer import Schedule
 from swirl_jax.plan import Stage
@@ -45,7 +45,10 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
   """Raises ValueError where the model can't be, or its context is shorter than the longest prompt
   and completion.
   """
-  templates = prompts.fwm_template(tokenizer), prompts.idm_template(tokenizer)
+  if settings.prompts == "chat":
+    templates = tuple(prompts.chat_template(tokenizer, field) for field in "yz")
+  else:
+    templates = prompts.fwm_template(tokenizer), prompts.idm_template(tokenizer)
   literals = max(sum(len(p) for p in t.prompt if not isinstance(p, str)) for t in templates)
   needed = literals + 2 * lengths.state + lengths.action + 1
   config = model_config(settings, vocab_size=tokenizer.vocab_size, needed_len=needed)
@@ -163,9 +166,9 @@ def initial_params(config: transformer.TransformerConfig, key: jax.Array) -> Any
   return _init_program(config, trained_params, sharding.mesh_in_use())(key)
 
 
-def initial_base(config: transformer.TransformerConfig, root: jax.Array) -> Any:
-  """`base_params`, on the mesh: a function of a run's root key, so that no checkpoint holds it."""
-  return _init_program(config, base_params, sharding.mesh_in_use())(rng.stream(root, "base"))
+def initial_base(config: transformer.TransformerConfig, key: jax.Array) -> Any:
+  """`base_params`, on the mesh."""
+  return _init_program(config, base_params, sharding.mesh_in_use())(key)
 
 
 @functools.cache

@@ -66,6 +66,26 @@ def idm_template(tokenizer) -> Template:
   return Template(((t.bos, t.idm), "x", (t.sep,), "y", (t.sep,)), "z", (t.eos,))
 
 
+# What a chat template is given; a field stands at its name, and is tokenised by itself.
+CHAT = {
+  "y": "An action is taken in a world.\nAction: {z}\nState before it:\n{x}\n"
+  "Write the state after it, and nothing else.",
+  "z": "A world changes.\nState before:\n{x}\nState after:\n{y}\n"
+  "Name the action that was taken, and nothing else.",
+}
+
+
+def chat_template(tokenizer, target: str) -> Template:
+  """The template of a role, "y" or "z", in the form that a chat model was trained on.
+
+  Raises ValueError where the tokenizer has no chat template.
+  """
+  if not hasattr(tokenizer, "chat"):
+    raise ValueError("prompts = 'chat': it needs a language model's tokenizer (set pretrained).")
+  messages = [{"role": "user", "content": CHAT[target]}]
+  return Template(tokenizer.chat(messages, enable_thinking=False), target, (tokenizer.eos,))
+
+
 def concatenate(segments: list[Segment]) -> Segment:
   """Segments [..., S_i] one behind the other, [..., Σ S_i]."""
   return Segment(*(jnp.concatenate(parts, -1) for parts in zip(*segments, strict=True)))

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from swirl_jax import phases
+from swirl_jax.models import huggingface, variants
 from swirl_jax.models.transformer import TransformerConfig
 from swirl_jax.optimizer import AdamW
 
 WEIGHTS = ("separate", "shared")
+PROMPTS = ("plain", "chat")
 PHASES = ("phase1", "phase2")
 COMPARISONS = ("labels_only", "pseudo_labels", "paper_phase1")
 LATENTS = ("fresh", "cached")
@@ -157,8 +159,12 @@ class DataSettings:
   fwm_labels: int
   idm_labels: int
   dir: str = ""  # where the collected data lies; empty: in the work directory
+  state_len: int = 0  # the most tokens of a state, by a checkpoint's tokenizer
+  action_len: int = 0
 
   def __post_init__(self):
+    _at_least("state_len", self.state_len, 0)
+    _at_least("action_len", self.action_len, 0)
     _at_least("fwm_labels", self.fwm_labels, 1)
     _at_least("idm_labels", self.idm_labels, 1)
 
@@ -211,6 +217,10 @@ class CheckpointSettings:
 class Settings:
   """A whole run. `world` holds the world's name and the settings that its own builder takes.
 
+  pretrained: a Hugging Face checkpoint that the models start from, a folder or owner/name; it
+  decides architecture and tokenizer, and `model` holds how to execute it and adapters alone.
+  prompts: "plain" has markers between the fields, "chat" the tokenizer's chat template.
+
   compare: rivals of the FWM, each for as many updates as SWIRL's. `baseline` sets the supervised
   ones, `paper_phase1` the one by Phase I alone.
   """
@@ -229,12 +239,20 @@ class Settings:
   compare: tuple[str, ...] = ()
   baseline: SftSettings | None = None
   paper_phase1: PhaseSettings | None = None
+  pretrained: str = ""
+  prompts: str = "plain"
   evaluation: EvaluationSettings = EvaluationSettings()
   mesh: MeshSettings = MeshSettings()
   checkpoint: CheckpointSettings = CheckpointSettings()
 
   def __post_init__(self):
     _one_of("weights", self.weights, WEIGHTS)
+    _one_of("prompts", self.prompts, PROMPTS)
+    for name in ("state_len", "action_len"):
+      if self.pretrained and not getattr(self.data, name):
+        raise ValueError(f"data.{name} = 0: allowed with `pretrained` is a whole number from 1.")
+      if not self.pretrained and getattr(self.data, name):
+        raise ValueError(f"data.{name}: without `pretrained` the world decides it; allowed is 0.")
     _at_least("seed", self.seed, 0)
     if "name" not in self.world:
       raise ValueError("world.name is missing.")
@@ -267,7 +285,28 @@ def from_config(config: Mapping[str, Any]) -> Settings:
 
   ValueError names the field by its dotted path, what was found and what is allowed.
   """
-  return _build(Settings, dict(config), "config")
+  config = dict(config)
+  if config.get("pretrained"):
+    config["model"] = _model_of(config["pretrained"], config.get("model", {}))
+  return _build(Settings, config, "config")
+
+
+def _model_of(source: Any, changes: Any) -> TransformerConfig:
+  """The architecture of a checkpoint, executed as `changes` say."""
+  if not isinstance(source, str):
+    raise ValueError(f"config.pretrained = {source!r}: a folder or owner/name is needed.")
+  if not isinstance(changes, Mapping):
+    raise ValueError(f"config.model = {changes!r}: a group of fields is needed.")
+  hints, typed = typing.get_type_hints(TransformerConfig), {}
+  for name, value in changes.items():
+    if name not in variants.EXECUTION:
+      raise ValueError(
+        f"config.model.{name}: the checkpoint {source} decides it; allowed beside `pretrained` are "
+        f"{', '.join(variants.EXECUTION)}."
+      )
+    typed[name] = _convert(hints[name], value, f"config.model.{name}")
+  config = variants.from_hf(huggingface.read_config(huggingface.resolve(source)))
+  return dataclasses.replace(config, **typed)
 
 
 def _build(cls, value: Any, path: str):
@@ -297,7 +336,7 @@ def _convert(hint, value, path: str):
       return None
     return _convert(next(h for h in typing.get_args(hint) if h is not type(None)), value, path)
   if dataclasses.is_dataclass(hint):
-    return _build(hint, value, path)
+    return value if isinstance(value, hint) else _build(hint, value, path)
   if typing.get_origin(hint) is tuple:
     if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
       raise ValueError(f"{path} = {value!r}: a tuple of names is needed.")
@@ -323,6 +362,10 @@ def model_config(settings: Settings, *, vocab_size: int, needed_len: int) -> Tra
   `needed_len` tokens. Raises ValueError where the model is given and smaller.
   """
   needed = {"vocab_size": vocab_size, "max_len": needed_len}
+  if settings.pretrained:  # it grows by the tokens it lacks, see `models.vocabulary`
+    size, multiple = max(vocab_size, settings.model.vocab_size), settings.mesh.tensor
+    grown = dataclasses.replace(settings.model, vocab_size=-(-size // multiple) * multiple)
+    settings = dataclasses.replace(settings, model=grown)
   for name, least in needed.items():
     given = getattr(settings.model, name)
     if 0 < given < least:

@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from swirl_jax import inputs, metrics, phases, programs, rng, scoring, sharding
+from swirl_jax import start as starts
 from swirl_jax.data import pipeline
 from swirl_jax.evaluation import one_step
 from swirl_jax.files import dump
@@ -44,7 +45,9 @@ class StageRun:
     start = (
       run.models[stage.start]
       if stage.start
-      else programs.initial_params(config, rng.stream(run.root, "init", stage.name))
+      else starts.initial_params(
+        run.settings, config, run.data.world, rng.stream(run.root, "init", stage.name)
+      )
     )
     self.state = programs.initial_state(self.spec.optimizer, start)
     if "mixed" in stage.data or (

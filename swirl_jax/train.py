@@ -14,9 +14,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from swirl_jax import inputs, metrics, phases, programs, report, scoring, sharding
+from swirl_jax import inputs, metrics, phases, programs, report, scoring, sharding, start
 from swirl_jax.checkpoint import Checkpointer
-from swirl_jax.data import builders
 from swirl_jax.files import check_config, write_json_atomic
 from swirl_jax.hosts import PreemptionGuard
 from swirl_jax.models import lora
@@ -49,13 +48,13 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   mesh = sharding.make_mesh(
     data=settings.mesh.data, fsdp=settings.mesh.fsdp, tensor=settings.mesh.tensor
   )
-  world = builders.get(settings.world["name"])
+  world = start.world_of(settings)
   players = programs.make_roles(settings, world.tokenizer, inputs.lengths_of(world))
   for stage in make_plan(settings):
     programs.stage_spec(stage, players)
   folder = pathlib.Path(workdir)
   open_workdir(config, folder)
-  data = inputs.load(settings, settings.data.dir or str(folder / "data"))
+  data = inputs.load(settings, world, settings.data.dir or str(folder / "data"))
   if jax.process_index() == 0:
     write_json_atomic(folder / "dataset.json", data.summary)
   return Job(settings, folder, mesh, players, data)
@@ -120,9 +119,7 @@ class Run:
     self.root = jax.random.key(settings.seed)
     self.mesh = sharding.mesh_in_use()
     self.models: dict[str, Any] = {}
-    self.base = None  # what the models' adapters share
-    if players.fwm.config.lora_rank:
-      self.base = programs.initial_base(players.fwm.config, self.root)
+    self.base = start.base_params(settings, players.fwm.config, data.world)  # adapters share it
     self.position = -1
     self.finished = False
     self._compiled: dict[Any, Any] = {}

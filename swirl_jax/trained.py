@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from swirl_jax import inputs, plan, programs, sharding
+from swirl_jax import inputs, plan, programs, sharding, start
 from swirl_jax.checkpoint import Checkpointer
 from swirl_jax.data import builders
 from swirl_jax.models import lora
@@ -43,7 +43,7 @@ class TrainedRun:
       found = self._checkpoints.restore(self._position, wanted, partial=True)["models"]
       if not config.lora_rank:
         return found
-      base = programs.initial_base(config, jax.random.key(self.settings.seed))
+      base = start.base_params(self.settings, config, self.world)
       join = lambda adapters: lora.merge(lora.join(base, adapters), config.lora_scale)  # noqa: E731
       return {name: join(adapters) for name, adapters in found.items()}
 
@@ -60,7 +60,7 @@ def open_run(workdir: str) -> Iterator[TrainedRun]:
       f"workdir = {workdir!r}: no config.json there, so it isn't the folder of a run."
     )
   settings = from_config(json.loads(path.read_text()))
-  world = builders.get(settings.world["name"])
+  world = start.world_of(settings)
   players = players_of(settings, world)
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
   with Checkpointer(folder / "checkpoints", read_only=True) as found:

@@ -41,6 +41,7 @@ LINES = (
       "inputs",
       "scoring",
       "stage_run",
+      "start",
       "train",
       "trained",
       "report",

@@ -37,6 +37,8 @@ class World:
     `action`.
   render: (state text, marks) → a picture, uint8 [height, width, 3]; the words at the positions in
     `marks` are outlined. Draws whatever it is given, since predicted states may be impossible.
+  reader: the tokenizer of a language model, where one reads this world; state_len and action_len
+    then count its tokens. None: one token a word.
   """
 
   name: str
@@ -47,11 +49,12 @@ class World:
   builder: Callable[[str, Mapping[str, Any]], Any]
   action_class: Callable[[str], str | None]
   render: Callable[..., np.ndarray]
+  reader: Any = None
 
   @functools.cached_property
-  def tokenizer(self) -> WordTokenizer:
-    """The tokenizer over this world's words."""
-    return WordTokenizer(self.words)
+  def tokenizer(self) -> Any:
+    """The reader, or one token for each of the world's words."""
+    return WordTokenizer(self.words) if self.reader is None else self.reader
 
   @staticmethod
   def cells(state: str) -> tuple[str, ...]:
