@@ -367,6 +367,22 @@ def test_a_shard_that_is_not_what_the_index_says(tmp_path):
     huggingface.load(folder, mesh_of())
 
 
+def test_bytes_that_belong_to_no_tensor(tmp_path):
+  folder = write(tmp_path / "in", *tensors("llama"))
+  file = folder / "model.safetensors"
+  whole = file.read_bytes()
+  file.write_bytes(whole + b"more")
+  with pytest.raises(CheckpointFilesError, match=f"{file}: 4 bytes behind its last tensor"):
+    huggingface.load(folder, mesh_of())
+  length = int.from_bytes(whole[:8], "little")
+  table = json.loads(whole[8 : 8 + length])
+  table["model.norm.weight"]["data_offsets"] = [0, 64]  # where another tensor lies
+  text = json.dumps(table).encode()
+  file.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+  with pytest.raises(CheckpointFilesError, match="tensor '.*its header is damaged .it begins at"):
+    huggingface.load(folder, mesh_of())
+
+
 def test_damaged_files_are_named(tmp_path):
   folder = write(tmp_path / "in", *tensors("llama"))
   file = folder / "model.safetensors"
