@@ -26,6 +26,7 @@ def get_config():
     "qk_norm": "none", "query_pre_attn_scalar": 0.0, "attention_softcap": 0.0,
     "final_softcap": 0.0,
     "scan_layers": False, "remat": "none", "dtype": "float32", "logprob_chunk": 2048,
+    "attention_chunk": 0,
   }
   c.mesh = {"data": 1, "fsdp": 1, "tensor": 1, "rollout_gather": False}
   c.pretrain = sft(steps=1000)

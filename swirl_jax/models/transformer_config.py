@@ -52,8 +52,10 @@ class TransformerConfig:
   Execution alone: dtype is the compute dtype; scan_layers scans over the layers instead of
   unrolling them: a small program, for deep models and accelerators (unrolled is faster on CPU, and
   a rollout then copies the layers' weights once); remat; logprob_chunk: how many tokens' logits
-  exist at a time where a completion is scored. Raises ValueError, naming the field, for what it
-  can't be.
+  exist at a time where a completion is scored; attention_chunk: of how many queries and keys the
+  scores exist at a time, 0: of all; for prompts so long that those do not fit.
+
+  Raises ValueError, naming the field, for what it can't be.
   """
 
   d_model: int
@@ -89,10 +91,11 @@ class TransformerConfig:
   remat: str = "none"
   dtype: str = "float32"
   logprob_chunk: int = 256
+  attention_chunk: int = 0
 
   def __post_init__(self):
     sizes = ("d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff", "logprob_chunk")
-    for name in (*sizes, "vocab_size", "max_len", "window", "rope_original_len"):
+    for name in (*sizes, "vocab_size", "max_len", "window", "rope_original_len", "attention_chunk"):
       value, least = getattr(self, name), int(name in sizes)
       if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"model.{name} = {value!r}: allowed is a whole number from {least}.")

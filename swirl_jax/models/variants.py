@@ -16,7 +16,8 @@ from swirl_jax.models.hf_rope import TYPES, number, refusal
 from swirl_jax.models.transformer_config import TransformerConfig
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}  # theirs → ours
-EXECUTION = ("scan_layers", "remat", "dtype", "logprob_chunk")  # of these config.json is silent
+# Of these config.json is silent.
+EXECUTION = ("scan_layers", "remat", "dtype", "logprob_chunk", "attention_chunk")
 
 # Fields that change no logit of a pass over given tokens: of files, generation, training.
 HARMLESS = frozenset(
