@@ -32,6 +32,7 @@ def get_config(setting="default"):
     "qk_norm": "none", "query_pre_attn_scalar": 0.0, "attention_softcap": 0.0,
     "final_softcap": 0.0,
     "scan_layers": False, "remat": "none", "dtype": "float32", "logprob_chunk": 2048,
+    "attention_chunk": 0,
     "lora_rank": 0, "lora_alpha": 16.0, "lora_targets": ("qkv", "out", "gate_up", "down"),
   }
   c.mesh = {"data": 1, "fsdp": 1, "tensor": 1, "rollout_gather": False}

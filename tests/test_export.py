@@ -9,10 +9,11 @@ import pytest
 from configs import test as test_config
 from swirl_jax import export, plan, sharding, trained
 from swirl_jax.checkpoint import Checkpointer
-from swirl_jax.data import builders
-from swirl_jax.models import huggingface
+from swirl_jax.data import builders, fast_tokenizers
+from swirl_jax.models import hf_export, huggingface, vocabulary
 from swirl_jax.settings import from_config
 from tests import tiny
+from tests.models import test_huggingface as tiny_files
 
 
 def fake_run(folder, **model):
@@ -112,3 +113,39 @@ def test_a_model_that_no_family_describes_names_the_setting(tmp_path):
 def test_a_folder_that_is_no_run(tmp_path):
   with pytest.raises(ValueError, match="no config.json there, so it isn't the folder of a run"):
     export.export(str(tmp_path), str(tmp_path / "out"), shard_bytes=10**9)
+
+
+def test_a_checkpoint_with_a_tokenizer_of_its_own_goes_round(tmp_path):
+  """As docs/models.md has it: import, add our tokens, export, and import what came out."""
+  source = tiny_files.write(tmp_path / "in", *tiny_files.tensors("qwen2", 270))
+  theirs = fast_tokenizers.train_bpe(["the red key"], vocab_size=266).tokenizer
+  backend = json.loads(theirs.backend_tokenizer.to_str())
+  for part in (backend["added_tokens"], [backend["model"]["vocab"]]):  # without our markers
+    names = {"<sep>": "<a>", "<fwm>": "<b>", "<idm>": "<c>"}
+    for entry in part:
+      for old, new in names.items():
+        if old in entry:
+          entry[new] = entry.pop(old)
+        elif entry.get("content") == old:
+          entry["content"] = new
+  (source / "tokenizer.json").write_text(json.dumps(backend))
+  named = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+  (source / "tokenizer_config.json").write_text(json.dumps(named))
+
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+  found = huggingface.load(source, mesh)
+  tokenizer = fast_tokenizers.open_tokenizer(found.folder)
+  n = tokenizer.known
+  assert tokenizer.added == (n, n + 1, n + 2) == (tokenizer.sep, tokenizer.fwm, tokenizer.idm)
+  assert n < 270  # the model has padding rows
+  params, config = vocabulary.add_tokens(
+    found.params, found.config, tokenizer.added, known=n, multiple=16
+  )
+  assert config.vocab_size == 272
+  out = hf_export.save(tmp_path / "out", params, config, found.hf_config, tokenizer=tokenizer)
+  again = huggingface.load(out, mesh)
+  assert again.config == config
+  jax.tree.map(np.testing.assert_array_equal, again.params, params)
+  reopened = fast_tokenizers.open_tokenizer(out)
+  assert reopened.ids == tokenizer.ids and reopened.added == ()
+  assert reopened.encode("the red <fwm> door") == tokenizer.encode("the red <fwm> door")

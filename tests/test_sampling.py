@@ -204,6 +204,27 @@ def test_both_log_probabilities_are_those_of_the_reference(drawn):
       np.testing.assert_allclose(drawn.logp_sampler[b, g, t], np.log(sampler[token]), atol=2e-4)
 
 
+def test_windows_and_soft_caps_hold_beyond_the_window():
+  """A window of 2 in every second layer, other rotary angles there, capped logits: teacher-forced
+  in NumPy, and the group's shared prompt.
+  """
+  config = tiny.config(
+    window=2, layer_types=("sliding", "full"), sliding_rope_theta=30.0, final_softcap=2.0,
+    attention_softcap=3.0, scan_layers=False,
+  )  # fmt: skip
+  decoding = dataclasses.replace(DECODING, length=6, group=2, allowed=None, top_k=0, top_p=1.0)
+  run = tiny.jit(functools.partial(sampling.rollout, config=config, decoding=decoding))
+  out = jax.tree.map(np.asarray, run(SHARP, ragged_prompts(), jax.random.key(1), np.float32(1.5)))
+  prompt = ragged_prompts()
+  for b, g in np.ndindex(out.complete.shape):
+    ids, before = out.tokens[b, g][out.mask[b, g]].tolist(), tiny.real(prompt, b)
+    logp = tiny.numpy_logprobs(SHARP, config, before, ids)
+    np.testing.assert_allclose(out.logp[b, g, : len(ids)], logp, atol=2e-5)
+    plain = tiny.numpy_logprobs(SHARP, CONFIG, before, ids)
+    assert np.abs(plain - logp).max() > 0.05
+  assert out.mask.sum(-1).max() == 6
+
+
 def test_shapes_and_what_stands_behind_the_end(drawn):
   shape = (3, 4, 5)
   assert [a.shape for a in drawn] == [shape] * 4 + [(3, 4)]

@@ -125,7 +125,8 @@ class FastTokenizer:
     words = [self._text([i]) for i in ids if i not in self.ids]
     text = " ".join(word for word in words if "\ufffd" not in word)  # a part of a character is none
     opened = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    if opened.encode(text, add_special_tokens=False) != self.encode(text):
+    as_text = {"add_special_tokens": False, "split_special_tokens": True}
+    if opened.encode(text, **as_text) != self.tokenizer.encode(text, **as_text):
       raise ValueError(
         "transformers opens this tokenizer beside the model's config.json as "
         f"{type(opened).__name__}, which gives other ids: choose another family, or a byte-level "

@@ -152,10 +152,12 @@ def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     if not held:
       os.replace(new, folder)  # over nothing, or an empty folder
       return
+    written = {file.name for file in new.iterdir()}
+    for name in sorted(written):
+      os.replace(new / name, folder / name)
     for old in [*folder.glob("*.safetensors"), folder / safetensors_files.INDEX]:
-      old.unlink(missing_ok=True)
-    for file in sorted(new.iterdir()):
-      os.replace(file, folder / file.name)
+      if old.name not in written:
+        old.unlink(missing_ok=True)
   finally:
     shutil.rmtree(new, ignore_errors=True)
 

@@ -108,14 +108,22 @@ def header(file: Path, *, first: str | None = None) -> dict[str, Tensor]:
     try:
       table = json.loads(f.read(length))
       table.pop("__metadata__", None)
-      return {
-        name: _tensor(name, file, entry, 8 + length, size)
-        for name, entry in sorted(table.items(), key=lambda item: item[1]["data_offsets"])
-      }
+      order = sorted(table.items(), key=lambda item: item[1]["data_offsets"])
+      found = {name: _tensor(name, file, entry, 8 + length, size) for name, entry in order}
     except CheckpointFilesError:
       raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
       raise CheckpointFilesError(f"{about}: its header is damaged ({error}).") from None
+  end = 8 + length
+  for tensor in found.values():
+    if tensor.begin != end:
+      raise CheckpointFilesError(
+        f"{tensor}: its header is damaged (it begins at byte {tensor.begin}, not at {end})."
+      )
+    end += tensor.nbytes
+  if end != size:
+    raise CheckpointFilesError(f"{about}: {size - end} bytes behind its last tensor.")
+  return found
 
 
 def _tensor(name: str, file: Path, entry: Mapping, start: int, size: int) -> Tensor:

@@ -23,6 +23,7 @@ import numpy as np
 from swirl_jax import sharding
 from swirl_jax.models import lora
 from swirl_jax.models.attention import KV, attend, near, write_cache
+from swirl_jax.models.chunked_attention import Keys, chunked_attend
 from swirl_jax.models.norms import RMSNorm, WideNorm
 from swirl_jax.models.rotary import rotary, rotate
 from swirl_jax.models.transformer_config import ACTIVATIONS, REMAT, TransformerConfig
@@ -58,13 +59,14 @@ class Attention(nn.Module):
 
   Without a cache it returns the KV of the tokens it is given; with one, the cache with the one
   token's in it. `at` is that token's place in the cache and, of a stacked cache, the layer.
-  `window` is (how many tokens, Places), or None.
+  `window` is how many tokens are attended to, or None for all; `places`, Places or None where
+  nobody asks.
   """
 
   config: TransformerConfig
 
   @nn.compact
-  def __call__(self, h, rotation, mask, prefix, cache, at, window):
+  def __call__(self, h, rotation, mask, prefix, cache, at, window, places):
     c, dtype = self.config, h.dtype
     b, g, s, m = h.shape
     ratio = c.n_heads // c.n_kv_heads
@@ -84,6 +86,9 @@ class Attention(nn.Module):
     q, k = rotate(q, rotation), rotate(k, rotation)
     kv = KV(k[:, :, :, 0].swapaxes(-1, -2), v)
 
+    if chunked(c, s, cache, prefix):
+      out = self._chunked(q, kv, mask, prefix, window, places)
+      return self._out(out), kv
     if cache is None:
       causal = jnp.tril(jnp.ones((s, s), bool))[None, None, None, None]
       own, visible = kv, causal & mask[:, None, :, None, None, :]
@@ -93,26 +98,41 @@ class Attention(nn.Module):
       own = kv if layer is None else jax.tree.map(lambda a: a[layer], kv)
       visible = (jnp.arange(own.v.shape[-2]) <= index).reshape((1,) * 5 + (-1,))
     if window is not None:
-      width, places = window
-      visible = visible & near(places.queries, places.own, width)
+      visible = visible & near(places.queries, places.own, window)
     parts = [("bkg", own, visible)]
     if prefix is not None:
       shared, prefix_mask = prefix
       visible = prefix_mask[:, None, None, None, None, :]
       if window is not None:
-        visible = visible & near(places.queries, places.prefix, width)
+        visible = visible & near(places.queries, places.prefix, window)
       parts.insert(0, ("bk", shared, visible))
-    out = attend(q, parts, scale=c.query_scale, cap=c.attention_softcap)
+    return self._out(attend(q, parts, scale=c.query_scale, cap=c.attention_softcap)), kv
+
+  def _chunked(self, q, kv, mask, prefix, window, places):
+    c = self.config
+    own = Keys(kv, mask, places.own)
+    if prefix is not None:
+      shared, prefix_mask = prefix
+      prefix = Keys(shared, prefix_mask[:, None], places.prefix[:, None])
+    return chunked_attend(
+      q, places.queries, own, prefix, window,
+      scale=c.query_scale, cap=c.attention_softcap, chunk=c.attention_chunk,
+    )  # fmt: skip
+
+  def _out(self, out):
+    """The heads' values [B, K, G, R, S, d] → [B, G, S, D]."""
+    c, dtype = self.config, out.dtype
+    b, kv_heads, g, ratio, s, _ = out.shape
     kernel = nn.initializers.variance_scaling(
       0.5 / c.n_layers, "fan_in", "normal", in_axis=(0, 1, 2), out_axis=3
     )
-    w = self.param("out", kernel, (c.n_kv_heads, ratio, c.head_dim, c.d_model))
+    w = self.param("out", kernel, (kv_heads, ratio, c.head_dim, c.d_model))
     out = out.transpose(0, 2, 4, 1, 3, 5).reshape(b, g, s, -1)
-    out = out @ w.astype(dtype).reshape(-1, m)
+    out = out @ w.astype(dtype).reshape(-1, c.d_model)
     if c.out_bias:
       bias = self.param("out_bias", nn.initializers.zeros, (c.d_model,))
       out = out + bias.astype(dtype).reshape(1, 1, 1, -1)
-    return out, kv
+    return out
 
   def _norm(self, name, x):
     c = self.config
@@ -150,14 +170,14 @@ class Block(nn.Module):
   config: TransformerConfig
 
   @nn.compact
-  def __call__(self, h, rotation, mask, prefix=None, cache=None, at=None, window=None):
+  def __call__(self, h, rotation, mask, prefix=None, cache=None, at=None, window=None, places=None):
     c = self.config
 
     def norm(name, x, *where):
       return RMSNorm(c.norm_eps, c.norm_offset, name=name)(x) if c.norms in where else x
 
     a, kv = Attention(c, name="attention")(
-      norm("attention_norm", h, "pre", "both"), rotation, mask, prefix, cache, at, window
+      norm("attention_norm", h, "pre", "both"), rotation, mask, prefix, cache, at, window, places
     )
     h = h + norm("attention_post_norm", a, "post", "both")
     a = Mlp(c, name="mlp")(norm("mlp_norm", h, "pre", "both"))
@@ -197,7 +217,8 @@ class Transformer(nn.Module):
       h = h * jnp.asarray(c.d_model**0.5, h.dtype)
     h = sharding.constrain(h, BATCH)
     shared = None if prefix is None else prefix.kv
-    places = self._places(mask, prefix, cache, index) if c.window else None
+    asked = c.window or chunked(c, tokens.shape[-1], cache, prefix and (None, prefix.mask))
+    places = self._places(mask, prefix, cache, index) if asked else None
 
     def layer_of(sliding):  # a bool, or None: the argument tells
       def layer(h, params, shared_l, cache, i=None, is_sliding=None):
@@ -205,10 +226,9 @@ class Transformer(nn.Module):
         if adapters is not None:
           params = lora.adapt(params, adapters, c.lora_scale)
         shared_l = None if shared_l is None else (shared_l, prefix.mask)
-        turn, width = of_layer(c, rotation, is_sliding if sliding is None else sliding)
-        window = None if width is None else (width, places)
+        turn, window = of_layer(c, rotation, is_sliding if sliding is None else sliding)
         return Block(c, parent=None).apply(
-          {"params": params}, h, turn, mask, shared_l, cache, (index, i), window
+          {"params": params}, h, turn, mask, shared_l, cache, (index, i), window, places
         )
 
       if c.remat == "none":
@@ -257,6 +277,15 @@ class Transformer(nn.Module):
     rotation, _ = of_layer(c, rotary(c, at), False)
     one = lambda k: Block(c, parent=None).init(k, h, rotation, on)["params"]  # noqa: E731
     return jax.vmap(one)(jax.random.split(key, c.n_layers))
+
+
+def chunked(config: TransformerConfig, length: int, cache, prefix) -> bool:
+  """Whether attention goes by blocks: where it is asked for and the scores are more than a block.
+
+  prefix: (its KV, its mask) or None.
+  """
+  keys = length + (0 if prefix is None else prefix[1].shape[-1])
+  return cache is None and 0 < config.attention_chunk**2 < length * keys
 
 
 def real_positions(mask: jax.Array) -> jax.Array:

@@ -57,8 +57,10 @@ class TransformerConfig:
   Execution alone: dtype is the compute dtype; scan_layers scans over the layers instead of
   unrolling them: a small program, for deep models and accelerators (unrolled is faster on CPU, and
   a rollout then copies the layers' weights once); remat; logprob_chunk: how many tokens' logits
-  exist at a time where a completion is scored. Raises ValueError, naming the field, for what it
-  can't be.
+  exist at a time where a completion is scored; attention_chunk: of how many queries and keys the
+  scores exist at a time, 0: of all; for prompts so long that those do not fit.
+
+  Raises ValueError, naming the field, for what it can't be.
   """
 
   d_model: int
@@ -94,13 +96,15 @@ class TransformerConfig:
   remat: str = "none"
   dtype: str = "float32"
   logprob_chunk: int = 256
+  attention_chunk: int = 0
   lora_rank: int = 0
   lora_alpha: float = 16.0
   lora_targets: tuple[str, ...] = tuple(lora.TARGETS)
 
   def __post_init__(self):
     sizes = ("d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff", "logprob_chunk")
-    for name in (*sizes, "vocab_size", "max_len", "window", "rope_original_len", "lora_rank"):
+    zero = ("vocab_size", "max_len", "window", "rope_original_len", "attention_chunk", "lora_rank")
+    for name in (*sizes, *zero):
       value, least = getattr(self, name), int(name in sizes)
       if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"model.{name} = {value!r}: allowed is a whole number from {least}.")

@@ -17,7 +17,8 @@ from swirl_jax.models.transformer_config import TransformerConfig
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}  # theirs → ours
 EXECUTION = (  # of these config.json is silent
-  "scan_layers", "remat", "dtype", "logprob_chunk", "lora_rank", "lora_alpha", "lora_targets",
+  "scan_layers", "remat", "dtype", "logprob_chunk", "attention_chunk",
+  "lora_rank", "lora_alpha", "lora_targets",
 )  # fmt: skip
 
 # Fields that change no logit of a pass over given tokens: of files, generation, training.

@@ -58,6 +58,26 @@ def test_an_exported_folder_opens_with_the_same_logits(tmp_path, family, shard_b
   np.testing.assert_allclose(logits(found, ids), expected, rtol=0, atol=2e-5)
 
 
+def test_a_run_leaves_as_a_folder_that_opens(tmp_path):
+  from swirl_jax import export
+  from tests.test_export import fake_run
+
+  params, config, world = fake_run(tmp_path)
+  fwm, idm = export.export(str(tmp_path), str(tmp_path / "out"), shard_bytes=10**9)
+  text = " ".join(world.words[:3])
+  for folder, field, marker in ((fwm, "y", "<fwm>"), (idm, "z", "<idm>")):
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    opened = transformers.AutoTokenizer.from_pretrained(folder)
+    found = opened(f"<bos> {marker} {text} <sep>", return_tensors="pt")
+    t = world.tokenizer
+    ids = [t.bos, getattr(t, marker[1:-1]), *t.encode(text), t.sep]
+    assert found["input_ids"].tolist() == [ids]
+    with torch.no_grad():
+      expected = theirs(found["input_ids"]).logits[0].numpy()
+    model = huggingface.Checkpoint(config, params[field], {}, folder)
+    np.testing.assert_allclose(logits(model, ids), expected, rtol=0, atol=2e-5)
+
+
 def logits(found, ids) -> np.ndarray:
   tokens = np.asarray(ids, np.int32).reshape(1, 1, -1)
   segment = Segment(tokens, np.ones(tokens.shape, bool))

@@ -3,6 +3,11 @@ what is wrong with a file is named.
 """
 
 import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -367,6 +372,22 @@ def test_a_shard_that_is_not_what_the_index_says(tmp_path):
     huggingface.load(folder, mesh_of())
 
 
+def test_bytes_that_belong_to_no_tensor(tmp_path):
+  folder = write(tmp_path / "in", *tensors("llama"))
+  file = folder / "model.safetensors"
+  whole = file.read_bytes()
+  file.write_bytes(whole + b"more")
+  with pytest.raises(CheckpointFilesError, match=f"{file}: 4 bytes behind its last tensor"):
+    huggingface.load(folder, mesh_of())
+  length = int.from_bytes(whole[:8], "little")
+  table = json.loads(whole[8 : 8 + length])
+  table["model.norm.weight"]["data_offsets"] = [0, 64]  # where another tensor lies
+  text = json.dumps(table).encode()
+  file.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+  with pytest.raises(CheckpointFilesError, match="tensor '.*its header is damaged .it begins at"):
+    huggingface.load(folder, mesh_of())
+
+
 def test_damaged_files_are_named(tmp_path):
   folder = write(tmp_path / "in", *tensors("llama"))
   file = folder / "model.safetensors"
@@ -448,3 +469,51 @@ def test_a_hub_name_is_fetched(tmp_path, monkeypatch):
   assert huggingface.resolve("org/model", revision="v1") == tmp_path
   assert (asked["name"], asked["revision"]) == ("org/model", "v1")
   assert not any(p.endswith((".bin", ".pt", ".pth")) for p in asked["allow_patterns"])
+
+
+# -------------------------------------------------------------------------------------- processes
+
+PROCESS = """
+import sys
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
+from swirl_jax import sharding
+from swirl_jax.models import hf_export, huggingface, safetensors_files
+safetensors_files.PIECE = 100
+mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2)
+found = huggingface.load(sys.argv[3], mesh)
+whole = huggingface.load(sys.argv[3], sharding.make_mesh(
+  data=1, fsdp=1, tensor=1, devices=jax.local_devices()[:1]))
+jax.tree.map(lambda a, b: [np.testing.assert_array_equal(s.data, np.asarray(b)[s.index])
+  for s in a.addressable_shards], found.params, whole.params)
+try:
+  hf_export.save(sys.argv[3] + "/out", *found[1::-1], found.hf_config)
+except ValueError as error:
+  print(error)
+"""
+
+
+@pytest.mark.multiprocess
+def test_two_processes_hold_their_parts(tmp_path):
+  folder = write(tmp_path / "in", *tensors("llama"), shards=2)
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    port = s.getsockname()[1]
+  root = pathlib.Path(__file__).resolve().parents[2]
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", PROCESS, str(port), str(i), str(folder)],
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=root,
+      env=os.environ | {"PYTHONPATH": str(root)},
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  try:
+    outputs = [p.communicate(timeout=240)[0] for p in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  assert [p.returncode for p in processes] == [0, 0], outputs
+  for out in outputs:
+    assert "spread over several processes; export from one" in out

@@ -24,7 +24,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 sys.path.insert(0, str(FIXTURES))
 from cases import CASES, LENGTH, ROWS, VOCAB, draw  # noqa: E402
 
-TOLERANCE = 2e-5  # of the logits, whose standard deviation is 1 to 2, in float32
+TOLERANCE = 2e-5  # of the logits, whose standard deviation is about 1, in float32
 cases = pytest.mark.parametrize("case", CASES)
 
 
@@ -52,7 +52,8 @@ def params_of(config, seed=0):
     place = tensor_table.place(row, config)
     cut = tuple(slice(o, o + n) for o, n in zip(place.offset, place.ours, strict=True))
     for layer, name in enumerate(tensor_table.names(row, config)):
-      part = draw(name, place.file, seed).reshape(place.split).transpose(place.permutation)
+      part = draw(name, place.file, offset=config.norm_offset, seed=seed)
+      part = part.reshape(place.split).transpose(place.permutation)
       (leaf[layer] if row.layered else leaf)[cut] = part
   return jax.tree.map(jnp.asarray, params)
 
@@ -78,7 +79,7 @@ def test_logits_equal_those_of_transformers(fixture, case):
   hf_config, ids, expected = fixture[case]
   config = unrolled(hf_config)
   params = params_of(config)
-  assert expected.std() > 0.9 and expected.shape == (ROWS, LENGTH, VOCAB)
+  assert expected.std() > 0.8 and expected.shape == (ROWS, LENGTH, VOCAB)
   np.testing.assert_allclose(forward(params, config, ids), expected, atol=TOLERANCE, rtol=0)
 
 
