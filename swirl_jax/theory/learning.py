@@ -245,7 +245,9 @@ def expected_step(
 
     return jax.grad(objective)(logits)
 
-  flat = [jnp.broadcast_to(a, logits.shape).reshape(-1, logits.shape[-1]) for a in (log_ref, rewards)]
+  flat = [
+    jnp.broadcast_to(a, logits.shape).reshape(-1, logits.shape[-1]) for a in (log_ref, rewards)
+  ]
   return jax.vmap(one)(logits.reshape(flat[0].shape), *flat).reshape(logits.shape)
 
 

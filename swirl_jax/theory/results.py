@@ -125,6 +125,17 @@ def columns(
   return Chart(title, picture, key, width, height)
 
 
+def check_positive(settings) -> None:
+  """Raises ValueError for a number of an experiment's settings, but for the seed, that is not
+  above 0; numbers in tuples alike.
+  """
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    for number in value if isinstance(value, tuple) else (value,):
+      if field.name != "seed" and isinstance(number, int | float) and not number > 0:
+        raise ValueError(f"{field.name} = {value}: allowed is above 0.")
+
+
 def show(value: Any) -> str:
   """A cell: whole numbers as they are, others with four significant digits."""
   if isinstance(value, bool) or not isinstance(value, float):
@@ -137,3 +148,30 @@ def show(value: Any) -> str:
 def triple(probs, digits: int = 3) -> str:
   """A distribution as method.md writes one: (.583, .313, .104)."""
   return "(" + ", ".join(f"{float(p):.{digits}f}".removeprefix("0") for p in probs) + ")"
+
+
+def page(results: Sequence[Result], notes: Sequence[tuple[str, Any]]) -> str:
+  """All of it in one page without scripts or network; notes (config, versions) stand at its end."""
+  sections = []
+  for r in results:
+    pictures = "".join(c.html() for c in r.charts)
+    tables = "".join(f"<h3>{html.escape(t.name)}</h3>{t.html()}" for t in r.tables)
+    sections.append(
+      f'<section id="{r.name}"><h2>{html.escape(r.title)}</h2><p>{html.escape(r.paragraph)}</p>'
+      f'<div class="grid two">{pictures}</div>'
+      f"<details><summary>Tables</summary>{tables}</details></section>"
+    )
+  links = " · ".join(f'<a href="#{r.name}">{html.escape(r.title)}</a>' for r in results)
+  details = "".join(
+    f"<details><summary>{html.escape(name)}</summary><pre>"
+    f"{html.escape(json.dumps(found, indent=2))}</pre></details>"
+    for name, found in notes
+  )
+  return (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width,initial-scale=1">'
+    f"<title>SWIRL: the theory on tables</title><style>{charts.STYLE}</style></head><body><main>"
+    "<h1><b>SWIRL</b>: the theory, exact, on tables</h1>"
+    f'<p class="note">{links}</p>{"".join(sections)}<section>{details}</section>'
+    "</main></body></html>\n"
+  )
