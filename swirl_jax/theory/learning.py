@@ -20,7 +20,7 @@ from swirl_jax.optimizer import AdamW, Schedule
 from swirl_jax.phases import Batch, Hyper, PhaseSpec, Slots, phase_step
 from swirl_jax.rewards import RewardSpec
 from swirl_jax.theory import exact
-from swirl_jax.theory.tables import Codes, TableRole
+from swirl_jax.theory.tables import Code, Codes, TableRole
 from swirl_jax.types import PolicyState, Transition
 
 # With a large ε, AdamW's direction g / (|g| + ε) is g / ε: plain gradient ascent, its rate that of
@@ -219,29 +219,32 @@ def expected_step(
   kl: str = "k2",
   kl_in: str = "loss",
   beta=1.0,
+  code: Code | None = None,
 ) -> Array:
   """E over all groups of the direction that one prompt's on-policy step takes. [..., N] → [..., N].
 
   logits, log_ref, rewards: the policy's row, the reference's, log P or log Q of each outcome; any
   leading axes, one for each prompt. Weighted by the prompts' probabilities it is the expectation of
   `sampled_gradients` for one-token outcomes. Exact up to rounding: all multisets are enumerated,
-  C(N + G − 1, G) of them.
+  C(N + G − 1, G) of them. code: how outcomes are written, if not in one token each; the terms of a
+  word's tokens are then summed (the sampled step's token mean is that over a batch's mean length).
   """
+  code = Code.one_token(logits.shape[-1]) if code is None else code
   found, orders, counts = _groups(logits.shape[-1], group)
+  mask = jnp.asarray(code.arrays.mask)
 
   def one(logits, log_ref, rewards):
     def objective(t):
-      logp = exact.log_table(t)
+      logp, ref = (code.token_logprobs(exact.log_table(a))[0] for a in (t, log_ref))  # [N, L]
       old = jax.lax.stop_gradient(logp)
-      probs = jnp.exp(orders + counts @ old)  # [M]
-      r = rewards - beta * (old - log_ref) if kl_in == "reward" else rewards
-      a = objectives.group_advantages(r[found], kind=advantages)
-      ratio = objectives.token_ratio(logp[found], old[found], jnp.ones(found.shape, bool))
-      value = ratio * a
+      probs = jnp.exp(orders + counts @ old.sum(-1))  # [M]
+      r = rewards - beta * (old - ref).sum(-1) if kl_in == "reward" else rewards
+      a = objectives.group_advantages(r[found], kind=advantages)[..., None]
+      value = objectives.token_ratio(logp, old, mask)[found] * a  # [M, G, L]
       if kl_in == "loss":
-        mask = jnp.ones(logp.shape, bool)
-        value -= beta * objectives.kl_estimate(logp, log_ref, mask, kind=kl)[found]
-      return (probs * value.mean(-1)).sum()
+        value -= beta * objectives.kl_estimate(logp, ref, mask, kind=kl)[found]
+      value = jnp.where(mask[found], value, 0.0).sum(-1).mean(-1)
+      return (probs * value).sum()
 
     return jax.grad(objective)(logits)
 
