@@ -44,32 +44,27 @@ def ascend(gradient: Callable, logits, *, steps: int, rate, watch: Callable = la
   [steps + 1].
   """
 
-  def step(at, _):
-    return jax.tree.map(lambda a, g: a + rate * g, at, gradient(at)), watch(at)
+  def step(at, moved):  # the first one only looks: one program holds `gradient` and `watch` once
+    new = jax.tree.map(lambda a, g: a + jnp.where(moved, rate * g, 0.0), at, gradient(at))
+    return new, watch(new)
 
-  last, history = jax.lax.scan(step, logits, length=steps)
-  return last, jax.tree.map(lambda h, w: jnp.concatenate([h, w[None]]), history, watch(last))
+  return jax.lax.scan(step, logits, jnp.arange(steps + 1) > 0)
 
 
-def alternate(
-  moves: Sequence[Callable], tables, *, rounds: int, watch: Callable
-) -> tuple[Any, Any]:
-  """The moves (tables → tables) one after the other, `rounds` times: coordinate ascent.
+def alternate(moves: Sequence[Callable], tables, *, order, watch: Callable) -> tuple[Any, Any]:
+  """Coordinate ascent: moves (tables → tables), one after the other as `order` has them.
 
-  → (tables at the end, watch(tables) before the first move and after each one, with a leading axis
-  [1 + rounds · len(moves)]).
+  order: indices of moves, int [N]; may be traced. → (tables at the end, watch(tables) before the
+  first move and after each one, with a leading axis [N + 1]).
   """
+  moves = (lambda tables: tables, *moves)
 
-  def one_round(tables, _):
-    seen = []
-    for move in moves:
-      tables = move(tables)
-      seen.append(watch(tables))
-    return tables, jax.tree.map(lambda *a: jnp.stack(a), *seen)
+  def step(tables, move):
+    tables = jax.lax.switch(move, moves, tables)
+    return tables, watch(tables)
 
-  last, history = jax.lax.scan(one_round, tables, length=rounds)
-  flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), history)
-  return last, jax.tree.map(lambda w, h: jnp.concatenate([w[None], h]), watch(tables), flat)
+  order = jnp.concatenate([jnp.zeros(1, jnp.int32), 1 + jnp.asarray(order, jnp.int32)])
+  return jax.lax.scan(step, tables, order)
 
 
 def m_step(world, log_idm) -> Array:
@@ -159,15 +154,17 @@ def sampled(
 ):
   """`phase_step`, `steps` times on fresh batches. → (params, watch(params) for k = 0 … steps)."""
 
-  def step(state, key):
+  def step(state, xs):  # the first one only looks: one program holds `watch` once
+    key, moved = xs
     of_batch, of_step = jax.random.split(key)
     new, _ = phase_step(state, slots, draw(of_batch), of_step, settings, spec=spec)
-    return new, watch(state.params)
+    state = jax.tree.map(lambda a, b: jnp.where(moved, a, b), new, state)
+    return state, watch(state.params)
 
   state = PolicyState(params, spec.optimizer.init(params), jnp.int32(0))
-  state, history = jax.lax.scan(step, state, jax.random.split(key, steps))
-  end = watch(state.params)
-  return state.params, jax.tree.map(lambda h, w: jnp.concatenate([h, w[None]]), history, end)
+  moved = jnp.arange(steps + 1) > 0
+  state, history = jax.lax.scan(step, state, (jax.random.split(key, steps + 1), moved))
+  return state.params, history
 
 
 def sampled_gradients(
