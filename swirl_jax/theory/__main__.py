@@ -1,8 +1,8 @@
 """`python -m swirl_jax.theory --config=configs/theory.py --workdir=runs/theory`: the experiments.
 
-Writes into the work directory config.json, versions.json, for each experiment a JSON file and a
-folder of its tables (CSV) and charts (SVG), and report.html. Everything exact is computed in
-float64, which this program alone switches on; what is sampled runs in float32, as training does.
+Writes into the work directory config.json, versions.json, a JSON file of each experiment, the
+folders tables (CSV) and figures (SVG), and report.html. Everything exact is computed in float64,
+which this program alone switches on; what is sampled runs in float32, as training does.
 """
 
 import os
@@ -42,14 +42,16 @@ def prepare(config: dict):
 
 
 def write(folder: pathlib.Path, result) -> None:
-  """One experiment's tables and charts."""
-  place = folder / result.name
-  place.mkdir(exist_ok=True)
+  """One experiment's numbers, tables (CSV) and figures (SVG)."""
   (folder / f"{result.name}.json").write_text(result.json(), encoding="utf-8")
-  for table in result.tables:
-    (place / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+  for kind in ("tables", "figures"):
+    (folder / kind).mkdir(exist_ok=True)
+  for i, table in enumerate(result.tables, 1):
+    place = folder / "tables" / f"{result.name}-{i}.csv"
+    place.write_text(table.csv(), encoding="utf-8")
   for i, chart in enumerate(result.charts, 1):
-    (place / f"{i}.svg").write_text(chart.svg(), encoding="utf-8")
+    place = folder / "figures" / f"{result.name}-{i}.svg"
+    place.write_text(chart.svg(), encoding="utf-8")
 
 
 def run(config: dict, workdir: str) -> str:
