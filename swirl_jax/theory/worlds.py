@@ -16,17 +16,12 @@ PRIOR = (0.2, 0.3, 0.5)  # π(z) of `three_actions`
 LIKELIHOOD = (0.7, 0.25, 0.05)  # P(y = 0 | z) of `three_actions`
 
 
-def dirichlet_world(
-  key: jax.Array, *, states: int, outcomes: int, actions: int, concentration: float = 1.0
+def unstructured_world(
+  key: jax.Array, *, states: int, outcomes: int, actions: int, spread: float = 1.0
 ) -> Array:
-  """D ~ Dirichlet(concentration, …): no structure at all; below 1 sharp, above 1 flat. [X, Y, Z].
-
-  Bounded away from 0 by the dtype's smallest normal number.
-  """
-  shape = (states, outcomes, actions)
-  log = jax.random.loggamma(key, concentration, shape)
-  world = jax.nn.softmax(log, axis=(0, 1, 2))
-  return jnp.maximum(world, jnp.finfo(world.dtype).tiny)
+  """D = softmax of N(0, spread²) over all entries: flat at 0, sharp from 3 or so on. [X, Y, Z]."""
+  logits = spread * jax.random.normal(key, (states, outcomes, actions), float)
+  return jax.nn.softmax(logits, axis=(0, 1, 2))
 
 
 def random_world(
@@ -38,7 +33,7 @@ def random_world(
   outcomes_per_action: int = 1,
   actions_per_outcome: int = 1,
   noise: float = 0.0,
-  concentration: float = 4.0,
+  spread: float = 0.5,
 ) -> Array:
   """A world whose ambiguity is chosen, in both directions. [X, Y, Z].
 
@@ -46,7 +41,7 @@ def random_world(
   actions_per_outcome: so many consecutive actions lead to the same outcomes, each with weights of
   its own: all of them explain such a transition. Where the sets would need more than Y outcomes
   they wrap around, and overlap. noise: the probability that y is uniform instead. D(x) and D(z|x)
-  are Dirichlet(concentration).
+  are softmaxes of N(0, spread²), as the weights are.
   """
   for name, found, most in (
     ("outcomes_per_action", outcomes_per_action, outcomes),
@@ -59,7 +54,7 @@ def random_world(
   of_states, of_actions, order, shares = jax.random.split(key, 4)
 
   def simplex(key, *shape):
-    return jax.nn.softmax(jax.random.loggamma(key, concentration, shape), axis=-1)
+    return jax.nn.softmax(spread * jax.random.normal(key, shape, float), axis=-1)
 
   x, z_given_x = simplex(of_states, states), simplex(of_actions, states, actions)
   # Place p of a random order of the outcomes, its own in each state: [X, Y].
@@ -81,9 +76,9 @@ def gridworld(
   probability `slip` another action, uniformly drawn, happens instead. policy: π(z|x) [X, Z],
   uniform unless given. Cells are numbered along the rows. → [X, X, Z].
   """
-  grid = np.array([list(row) for row in rows])
-  if grid.ndim != 2 or not np.isin(grid, [".", "#"]).all() or not (grid == ".").any():
+  if len({len(row) for row in rows}) != 1 or not {"."} <= set("".join(rows)) <= {".", "#"}:
     raise ValueError(f"world.rows = {list(rows)}: rows of equal length of '.' and '#', one '.'.")
+  grid = np.array([list(row) for row in rows])
   if not 0.0 <= slip <= 1.0:
     raise ValueError(f"world.slip = {slip}: allowed is 0 to 1.")
   cells = [tuple(int(i) for i in cell) for cell in np.argwhere(grid == ".")]

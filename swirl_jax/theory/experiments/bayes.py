@@ -42,7 +42,7 @@ class Settings:
   """
 
   seed: int = 0
-  tables: int = 300
+  tables: int = 200
   budgets: tuple[int, ...] = (10, 30, 100, 300, 1000, 3000)
   unlabelled: int = 3000
   beta: float = 0.1
@@ -156,7 +156,7 @@ def one_world(world, key, settings: Settings) -> dict[str, np.ndarray]:
     choices = {"optimizer": optimizer, **choices}
     spec = learning.phase1_spec(codes, group=settings.group, **choices)
     beta = jnp.float32(settings.beta if name == "paper's Phase I" else 1.0)
-    go = jax.jit(
+    go = learning.jit(
       lambda spec=spec, beta=beta: learning.sampled(
         learning.table(start), slots, draw, key, hyper._replace(beta=beta), spec=spec,
         steps=settings.steps, watch=lambda p: watch(p["table"]),
@@ -178,7 +178,7 @@ def pseudo_labels(world, idm, start, key, hyper, codes: Codes, settings: Setting
     new, _ = sft.sft_step(state, (draw(key).transition,), hyper.schedule, spec=spec)
     return new, watch(state.params["table"])
 
-  @jax.jit
+  @learning.jit
   def go():
     params = learning.table(start)
     state = PolicyState(params, spec.optimizer.init(params), jnp.int32(0))
@@ -249,7 +249,7 @@ def methods(counts, pairs, *, beta, em_steps: int, anchor_weight) -> dict[str, A
     value = exact.phase1_objective(world, belief, exact.log_table(t), idm, labelled, beta=beta)
     return value + anchor_weight * (share * exact.log_table(t).swapaxes(1, 2)).sum()
 
-  climbed, _ = learning.ascend(jax.grad(anchored), labelled, steps=400, rate=4.0)
+  climbed, _ = learning.ascend(jax.grad(anchored), labelled, steps=200, rate=8.0)
   return {
     "labels": labelled,
     "bayes": exact.log_phase1_optimum(free, idm, beta=1.0),

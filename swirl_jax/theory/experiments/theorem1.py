@@ -57,9 +57,9 @@ def run(settings: Settings) -> Result:
 def random_tables(key, *, states=3, outcomes=4, actions=3):
   """A world from sharp to flat, and logits of an FWM and an IDM. → [X,Y,Z], [X,Z,Y], [X,Y,Z]."""
   a, b, c, d = jax.random.split(key, 4)
-  concentration = 10.0 ** jax.random.uniform(a, minval=-1.0, maxval=1.0)
+  spread = 3.0 * jax.random.uniform(a)
   shape = {"states": states, "outcomes": outcomes, "actions": actions}
-  world = worlds.dirichlet_world(b, concentration=concentration, **shape)
+  world = worlds.unstructured_world(b, spread=spread, **shape)
   fwm = 2.0 * jax.random.normal(c, (states, actions, outcomes), float)
   return world, fwm, 2.0 * jax.random.normal(d, (states, outcomes, actions), float)
 
@@ -152,7 +152,7 @@ def one_world(key, settings: Settings):
   for name, choices in (("sampled step", {"reference": "none"}), ("GRPO", grpo)):
     spec = learning.phase1_spec(codes, group=settings.group, **choices)
     hyper = learning.hyper(settings.rate, beta=settings.beta)
-    go = jax.jit(
+    go = learning.jit(
       lambda spec=spec, hyper=hyper: learning.sampled(
         learning.table(start), slots, draw, of_steps, hyper, spec=spec,
         steps=settings.sampled_steps, watch=lambda p: watch(p["table"]),
