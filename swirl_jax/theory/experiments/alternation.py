@@ -56,7 +56,7 @@ class Settings:
 def run(settings: Settings) -> Result:
   root = jax.random.key(settings.seed)
   keys = jax.random.split(rng.stream(root, "worlds"), settings.worlds)
-  many, joints = jax.jit(jax.vmap(start_of, in_axes=(0, None)))(keys, settings.noise)
+  many, joints = learning.jit(jax.vmap(start_of, in_axes=(0, None)))(keys, settings.noise)
   schemes, weights = {}, {}
   for name, moves in SCHEMES.items():
     order = np.array([MOVES.index(m) for m in moves] * settings.rounds)
@@ -138,7 +138,7 @@ SCHEMES = {
 }
 
 
-@jax.jit
+@learning.jit
 def closed_form(worlds_, joints, order, beta):
   """Every quantity after each move [N, 1 + moves], from the warm-up on, in each world.
 
@@ -155,7 +155,7 @@ def closed_form(worlds_, joints, order, beta):
   return jax.vmap(one)(worlds_, joints)
 
 
-@functools.partial(jax.jit, static_argnames="steps")
+@functools.partial(learning.jit, static_argnames="steps")
 def by_ascent(worlds_, joints, order, shared, beta, rate, *, steps: int):
   """As `closed_form`, each phase `steps` of exact ascent; the opposite model is a snapshot.
 

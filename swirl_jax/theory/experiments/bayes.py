@@ -60,7 +60,7 @@ class Settings:
 def run(settings: Settings) -> Result:
   root = jax.random.key(settings.seed)
   keys = jax.random.split(rng.stream(root, "tables"), settings.tables)
-  many = jax.jit(jax.vmap(_world))(keys)
+  many = learning.jit(jax.vmap(_world))(keys)
   errors = jax.tree.map(np.asarray, with_errors(keys, many))
   paths = one_world(many[0], rng.stream(root, "one world"), settings)
   how = {"beta": settings.beta, "em_steps": settings.em_steps}
@@ -92,7 +92,7 @@ def excess(world, log_fwm) -> Array:
 # ------------------------------------------------------------------------------ errors of P0 and Q
 
 
-@jax.jit
+@learning.jit
 def with_errors(keys, many):
   """The identity's terms [N, E] where log P̂0 and log Q̂ are each off by errors in [−ε, ε]."""
 
@@ -144,7 +144,9 @@ def one_world(world, key, settings: Settings) -> dict[str, np.ndarray]:
     return exact.phase1_gradient(world, belief, t, idm, free, beta=1.0)
 
   how = {"steps": settings.steps, "watch": watch}
-  found = {"exact ascent": jax.jit(lambda: learning.ascend(climb, start, rate=rate, **how))()[1]}
+  found = {
+    "exact ascent": learning.jit(lambda: learning.ascend(climb, start, rate=rate, **how))()[1]
+  }
   ways = {
     "sampled, k2 in the loss": {"reference": "prior"},
     "sampled, k1 in the reward": {"reference": "prior", "kl": "k1", "kl_in": "reward"},
@@ -203,7 +205,7 @@ def drawn(many, labels: int, unlabelled: int, seed: int) -> tuple[np.ndarray, np
   return counts(triples, labels), counts(pairs, unlabelled)
 
 
-@functools.partial(jax.jit, static_argnames="em_steps")
+@functools.partial(learning.jit, static_argnames="em_steps")
 def with_labels(many, counts, pairs, *, beta, em_steps: int, anchor_weight):
   """method → {"excess", "agreement"} [N], each world with its own labels and pairs."""
 

@@ -64,7 +64,7 @@ def random_tables(key, *, states=3, outcomes=4, actions=3):
   return world, fwm, 2.0 * jax.random.normal(d, (states, outcomes, actions), float)
 
 
-@functools.partial(jax.jit, static_argnames="count")
+@functools.partial(learning.jit, static_argnames="count")
 def over_tables(key, *, count: int):
   """Information, bound and gap [N, L] as the IDM goes from the posterior (0) to a random one (1).
 
@@ -91,7 +91,7 @@ def over_tables(key, *, count: int):
   return jax.vmap(one)(jax.random.split(key, count))
 
 
-@functools.partial(jax.jit, static_argnames=("count", "steps"))
+@functools.partial(learning.jit, static_argnames=("count", "steps"))
 def over_starts(key, *, count: int, steps: int, rate):
   """Information and bound [N, steps + 1] along exact ascent of the bound (β = 0)."""
 
@@ -140,7 +140,7 @@ def one_world(key, settings: Settings):
   def climb(t):
     return exact.phase1_gradient(world, belief, t, idm, start, beta=0.0)
 
-  ascent = jax.jit(
+  ascent = learning.jit(
     lambda: learning.ascend(
       climb, start, steps=settings.sampled_steps, rate=settings.rate, watch=watch
     )

@@ -72,7 +72,7 @@ def run(settings: Settings) -> Result:
   )
 
 
-@functools.partial(jax.jit, static_argnames="count")
+@functools.partial(learning.jit, static_argnames="count")
 def over_tables(key, *, count: int):
   """Likelihood, ELBO and gap [N, L] as Q goes from the posterior (0) to a random IDM (1)."""
 
@@ -96,7 +96,6 @@ def over_tables(key, *, count: int):
   return jax.vmap(one)(jax.random.split(key, count))
 
 
-@functools.partial(learning.jit, static_argnames=("variant", "group", "steps", "code"))
 def end_of(log_prior, log_likelihood, *, variant: str, group: int, steps: int, code=None):
   """Where the expected step ends, begun at the prior: [..., Z] each → (probabilities, residual).
 
@@ -119,7 +118,8 @@ def three_actions(far, settings: Settings):
   found |= {(name, LENGTHS[0]): np.asarray(far[name]["end"][0]) for name in VARIANTS}
   how = {"group": settings.group, "steps": settings.steps, "code": Code.unary(3)}
   for name in (*UNBIASED, "GRPO + k3"):
-    found[name, LENGTHS[1]] = np.asarray(end_of(prior, like, variant=name, **how)[0])
+    end, _ = learning.jit(functools.partial(end_of, variant=name, **how))(prior, like)
+    found[name, LENGTHS[1]] = np.asarray(end)
   return found
 
 
@@ -165,7 +165,7 @@ def one_world(key, settings: Settings):
   def watch(logits):
     return exact.elbo_gap(world, prior, fwm, exact.log_table(logits.astype(float)))
 
-  ascent = jax.jit(
+  ascent = learning.jit(
     lambda: learning.ascend(
       lambda t: exact.phase2_gradient(world, prior, fwm, t, beta=1.0), start,
       steps=settings.sampled_steps, rate=rate, watch=watch,
