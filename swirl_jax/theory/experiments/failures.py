@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from swirl_jax.evaluation import detectors
-from swirl_jax.theory import exact, results, worlds
+from swirl_jax.theory import exact, results
 from swirl_jax.theory.results import COLORS, Line, Result, Table
 
 LABELS = 64  # the most labelled transitions that a run may draw
@@ -47,6 +47,8 @@ class Settings:
 
   def __post_init__(self):
     results.check_positive(self)
+    if self.places < self.actions:
+      raise ValueError(f"places = {self.places}: allowed is from actions = {self.actions}.")
     if max(self.labels) > LABELS:
       raise ValueError(f"labels = {self.labels}: allowed is at most {LABELS}.")
     if self.batch < 2:
@@ -79,7 +81,8 @@ def with_feature(world, feature) -> Array:
 class Draws(NamedTuple):
   """The chance in a run: numbers from [0, 1) and standard normal ones (`noise`)."""
 
-  world: Array  # key
+  order: Array  # [X, R]
+  actions: Array  # [X, Z]
   blur: Array  # []
   scale: Array  # []
   noise: Array  # [F]
@@ -94,14 +97,17 @@ class Draws(NamedTuple):
 def draws(key, runs: int, settings: Settings) -> Draws:
   """All of them at once, with a leading axis: cheaper than a stream for each run."""
   x, z, y = settings.states, settings.actions, settings.places * settings.features
-  keys = jax.random.split(key, 10)
-  n = settings.batch
-  shapes = ((), (), (settings.features,), (LABELS,), (x, z, y), (x, y, z), (n,), (n,), (n,))
-  numbers = [
-    (jax.random.normal if i == 2 else jax.random.uniform)(keys[i + 1], (runs, *shape))
-    for i, shape in enumerate(shapes)
-  ]
-  return Draws(jax.random.split(keys[0], runs), *numbers)
+  n, features = settings.batch, settings.features
+  shapes = {
+    "order": (x, settings.places), "actions": (x, z), "blur": (), "scale": (),
+    "noise": (features,), "labelled": (LABELS,), "fwm": (x, z, y), "idm": (x, y, z),
+    "pairs": (n,), "z": (n,), "imagined": (n,),
+  }  # fmt: skip
+  keys = jax.random.split(key, len(shapes))
+  return Draws(**{
+    name: (jax.random.normal if name == "noise" else jax.random.uniform)(k, (runs, *shape))
+    for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+  })  # fmt: skip
 
 
 def pick(u, log_p) -> Array:
@@ -115,7 +121,9 @@ def draw_world(chance: Draws, settings: Settings) -> Array:
   uniform. [X, R · F, Z].
   """
   x, r, z = settings.states, settings.places, settings.actions
-  world = worlds.random_world(chance.world, states=x, outcomes=r, actions=z)
+  own = jax.nn.one_hot(jnp.argsort(chance.order, -1)[:, :z], r, dtype=chance.actions.dtype)
+  policy = 0.5 * _simplex(chance.actions) + 0.5 / z
+  world = (policy[..., None] * own).swapaxes(1, 2) / x  # [X, R, Z]
   blur = 0.4 * chance.blur
   world = (1.0 - blur) * world + blur * world.sum(1, keepdims=True) / r
   probs = jax.nn.softmax(2.0 * chance.scale * chance.noise)
@@ -387,7 +395,10 @@ def _paragraph(settings: Settings, causes, detection) -> str:
     return f"{100 * causes[cell][what]:.0f}%"
 
   def best(failure):
-    name = max(DETECTORS, key=lambda d: detection[failure, d].area)
+    judged = [d for d in DETECTORS if not np.isnan(detection[failure, d].area)]
+    if not judged:
+      return "none, for want of such runs"
+    name = max(judged, key=lambda d: detection[failure, d].area)
     e = detection[failure, name]
     return (
       f"{name} (area under ROC {e.area:.2f}; false alarms {100 * e.false_alarms:.0f}%, "
@@ -402,7 +413,8 @@ def _paragraph(settings: Settings, causes, detection) -> str:
     f"{share('hidden', 0, low, few, 0)} and {share('hidden', 0, one, few, 0)} with {few} labels, "
     f"{share('hidden', 0, low, many, 0)} and {share('hidden', 0, one, many, 0)} with {many}; with "
     f"P0 as the reference and {few} labels {share('hidden', 0, one, few, 1)} at β = {one:g}. "
-    f"Collapse: Phase II alone leaves fewer than {100 * COLLAPSED:.0f}% of the effective actions in "
+    f"Collapse: Phase II alone leaves fewer than {100 * COLLAPSED:.0f}% of the effective actions "
+    "in "
     f"{share('collapsed', 2, low, few, 0)} of the runs at β = {low:g} and "
     f"{share('collapsed', 2, one, few, 0)} at β = {one:g} with {few} labels, "
     f"{share('collapsed', 2, low, many, 0)} and {share('collapsed', 2, one, many, 0)} with {many}; "
