@@ -10,5 +10,14 @@ import ml_collections
 def get_config():
   c = ml_collections.ConfigDict()
   c.seed = 0
-  c.experiments = ("theorem1", "theorem2", "alternation", "bayes")
+  c.experiments = (
+    "theorem1",
+    "theorem2",
+    "alternation",
+    "practice",
+    "identifiability",
+    "failures",
+    "scaling",
+    "bayes",
+  )
   return c
