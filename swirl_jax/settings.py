@@ -288,7 +288,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   config = dict(config)
   if config.get("pretrained"):
     config["model"] = _model_of(config["pretrained"], config.get("model", {}))
-  return _build(Settings, config, "config")
+  return build(Settings, config, "config")
 
 
 def _model_of(source: Any, changes: Any) -> TransformerConfig:
@@ -309,7 +309,8 @@ def _model_of(source: Any, changes: Any) -> TransformerConfig:
   return dataclasses.replace(config, **typed)
 
 
-def _build(cls, value: Any, path: str):
+def build(cls, value: Any, path: str):
+  """A mapping → the frozen dataclass `cls`; ValueError names a wrong field, below `path`."""
   if not isinstance(value, Mapping):
     raise ValueError(f"{path} = {value!r}: a group of fields is needed.")
   hints = typing.get_type_hints(cls)
@@ -336,11 +337,15 @@ def _convert(hint, value, path: str):
       return None
     return _convert(next(h for h in typing.get_args(hint) if h is not type(None)), value, path)
   if dataclasses.is_dataclass(hint):
-    return value if isinstance(value, hint) else _build(hint, value, path)
+    return value if isinstance(value, hint) else build(hint, value, path)
   if typing.get_origin(hint) is tuple:
-    if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-      raise ValueError(f"{path} = {value!r}: a tuple of names is needed.")
-    return tuple(value)
+    inner = typing.get_args(hint)[0]
+    if not isinstance(value, list | tuple) or (
+      inner is str and not all(isinstance(v, str) for v in value)
+    ):
+      of = "names" if inner is str else "numbers"
+      raise ValueError(f"{path} = {value!r}: a tuple of {of} is needed.")
+    return tuple(_convert(inner, v, f"{path}[{i}]") for i, v in enumerate(value))
   if typing.get_origin(hint) is not None:
     if not isinstance(value, Mapping):
       raise ValueError(f"{path} = {value!r}: a group of fields is needed.")

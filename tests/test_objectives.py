@@ -10,6 +10,7 @@ import pytest
 from absl.testing import parameterized
 
 from swirl_jax import objectives as o
+from swirl_jax.theory import worlds
 
 # ------------------------------------------------------------------------------------ advantages
 
@@ -99,8 +100,8 @@ def expected_field(probs, ref, rewards, *, size, advantages, kl, beta=1.0):
   return jax.grad(objective)(jnp.log(probs), probs)
 
 
-PRIOR = np.array([0.2, 0.3, 0.5])
-LIKELIHOOD = np.array([0.7, 0.25, 0.05])  # P(y|x,z); the posterior is (.583, .313, .104)
+PRIOR = np.array(worlds.PRIOR)
+LIKELIHOOD = np.array(worlds.LIKELIHOOD)  # P(y|x,z); the posterior is (.583, .313, .104)
 
 
 @pytest.mark.parametrize(
