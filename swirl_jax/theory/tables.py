@@ -171,13 +171,13 @@ class TableRole:
     complete = jnp.ones(drawn.shape, bool)
     return Rollout(*words, of_drawn(logits), of_drawn(logits / temperature), complete)
 
-  def logprobs(self, params, transition: Transition, target: Segment):
+  def logprobs(self, params, transition: Transition, target: Segment, *, sampled: bool = False):
     logits = self._logits(params, transition, target.tokens.shape[1])
     at = self.code.index(target)[..., None, None]
     tables = self.code.token_logprobs(jax.nn.log_softmax(logits))
     return tuple(jnp.take_along_axis(a, at, -2)[..., 0, :] for a in tables)
 
-  def separable_loss(self, params, transition, target, data: Any, token_loss):
+  def separable_loss(self, params, transition, target, data: Any, token_loss, *, sampled=False):
     logp, entropy = self.logprobs(params, transition, target)
     terms, metrics = token_loss(logp, entropy, data)
     return terms.sum(), metrics
