@@ -26,7 +26,13 @@ from swirl_jax.models.tensor_table import Row
 from swirl_jax.models.transformer import TransformerConfig
 
 CONFIG = "config.json"
-FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # what is fetched from the Hub
+FILES = (
+  "*.json",
+  "model*.safetensors",
+  "*.model",
+  "*.txt",
+  "*.jinja",
+)  # what is fetched from the Hub
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # computed from the config
 OTHERS = re.compile(r"^model\.vqmodel\.")  # an image tokenizer beside the language model
