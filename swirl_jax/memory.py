@@ -107,20 +107,20 @@ def arguments(
   """The arguments of a phase ("phase1" or "phase2"); `mesh` may be an abstract one."""
   phase: PhaseSettings = getattr(settings, kind)
   spec = spec_of(settings, players, kind)
-  config, key = players.fwm.config, jax.random.key(settings.seed)
+  config, new_key = players.fwm.config, functools.partial(jax.random.key, settings.seed)
   lay = functools.partial(laid_out, mesh=mesh)
   params = trained(players)
   state = jax.eval_shape(lambda p: programs.new_state(spec.optimizer, p), params)
   frozen = jax.eval_shape(lambda p: transformer.compute_params(p, config), params)
   prior = spec.reward.prior or spec.reference == "prior"
-  base = jax.eval_shape(lambda: programs.base_params(config, key)) if config.lora_rank else None
+  base = jax.eval_shape(lambda: programs.base_params(config, new_key())) if config.lora_rank else None
   slots = phases.Slots(
     frozen=lay(frozen),
     reference=lay(frozen) if spec.reference == "snapshot" else None,
     prior=lay(frozen) if prior else None,
     base=lay(base),
   )
-  key = lay(jax.eval_shape(lambda: rng.stream(key, kind)))
+  key = lay(jax.eval_shape(lambda: rng.stream(new_key(), kind)))
   return Arguments(
     lay(state), slots, _batch(phase, lengths, kind, mesh), key, programs.hyper(phase)
   )
