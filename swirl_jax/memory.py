@@ -113,7 +113,9 @@ def arguments(
   state = jax.eval_shape(lambda p: programs.new_state(spec.optimizer, p), params)
   frozen = jax.eval_shape(lambda p: transformer.compute_params(p, config), params)
   prior = spec.reward.prior or spec.reference == "prior"
-  base = jax.eval_shape(lambda: programs.base_params(config, new_key())) if config.lora_rank else None
+  base = None
+  if config.lora_rank:
+    base = jax.eval_shape(lambda: programs.base_params(config, new_key()))
   slots = phases.Slots(
     frozen=lay(frozen),
     reference=lay(frozen) if spec.reference == "snapshot" else None,
