@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from swirl_jax.theory import exact
 from swirl_jax.theory.experiments import practice, scaling
-from swirl_jax.theory.tables import Code, Codes
+from swirl_jax.theory.tables import Code
 
 pytestmark = pytest.mark.usefixtures("float64")
 DEPARTURES = {d.name: d for d in practice.DEPARTURES}
@@ -139,24 +139,25 @@ def test_dead_share_by_enumeration():
   np.testing.assert_allclose(scaling.dead_share(logits, rewards, 4), expected, rtol=1e-12)
 
 
+def case(seed=0) -> practice.Case:
+  """Like `practice.draw_case`, in NumPy: nothing to compile."""
+  rng = np.random.default_rng(seed)
+  x, y, z = practice.SHAPE
+  fwm, prior = rng.normal(size=(x, z, y)), rng.normal(size=(x, z))
+  fwm = fwm - np.log(np.exp(fwm).sum(-1, keepdims=True))
+  prior = prior - np.log(np.exp(prior).sum(-1, keepdims=True))
+  snapshot = rng.normal(size=(x, y, z))
+  snapshot = snapshot - np.log(np.exp(snapshot).sum(-1, keepdims=True))
+  world = np.exp(prior[..., None] + fwm).swapaxes(1, 2) / x
+  return practice.Case(*(jnp.asarray(a) for a in (world, fwm, prior, snapshot)))
+
+
 @pytest.mark.parametrize("name", ["the theorem's step", "the paper's step"])
 def test_the_real_step_goes_where_it_is_expected(name):
-  """4000 steps of `phase_step`: every entry within 5 standard errors of its own expectation."""
-  case = practice.draw_case(jax.random.key(3))
-  z = practice.sampled_scores(case, jax.random.key(4), step=DEPARTURES[name], group=3, count=4000)
-  assert 0.1 < z < 5.0, z
-
-
-def test_the_check_can_fail():
-  """The paper's step is not where the theorem's is expected: the angle is far from 0."""
-  case = practice.draw_case(jax.random.key(3))
-  codes = Codes(Code.one_token(2), practice.Y_CODE, practice.Z_CODE)
-
-  def sine(name):
-    return float(practice.compare(case, step=DEPARTURES[name], group=3, codes=codes)[1])
-
-  assert sine("the theorem's step") < 1e-7
-  assert sine("the paper's step") > 0.05
+  """4000 steps of `phase_step`: within twice the noise of its own expectation, over 24 entries."""
+  key = jax.random.key(4)
+  z = practice.sampled_scores(case(), key, step=DEPARTURES[name], group=2, count=4000)
+  assert 0.3 < z < 2.0, z
 
 
 def test_signal_to_noise_of_one_right_outcome():
@@ -187,15 +188,15 @@ def test_settings_are_checked():
 
 
 def test_experiments_run_small(monkeypatch):
+  """The theorem's step points along the ELBO's gradient and ends at the posterior; k3 does not."""
+  names = ["the theorem's step", "k3 per token in the loss"]
   monkeypatch.setattr(practice, "CHECKED", ())
   monkeypatch.setattr(practice, "_pictures", lambda *_: ())  # needs all departures
-  monkeypatch.setattr(practice, "DEPARTURES", practice.DEPARTURES[:2])
+  monkeypatch.setattr(practice, "DEPARTURES", tuple(DEPARTURES[n] for n in names))
   monkeypatch.setattr(practice, "_paragraph", lambda *_: "")
   found = practice.run(practice.Settings(groups=(2,), ends=2, end_group=2, steps=200, cached=8))
-  table = {
-    row[0]: dict(zip(found.tables[0].columns, row, strict=True)) for row in found.tables[0].rows
-  }
-  plain = table["the theorem's step"]
-  assert plain["sine, G = 2"] < 1e-6 and plain["ELBO gap at the end, mean"] < 1e-6
-  assert table["group mean instead of leave-one-out"]["sine, G = 2"] < 1e-6
+  columns, *rows = found.tables[0].columns, *found.tables[0].rows
+  plain, k3 = (dict(zip(columns, row, strict=True)) for row in rows)
+  assert plain["sine, G = 2"] < 1e-6 and plain["ELBO gap at the end, mean"] < 1e-9
+  assert k3["sine, G = 2"] > 0.01 and k3["ELBO gap at the end, mean"] > 1e-4
   assert scaling.run(scaling.Settings(cases=200, outcomes=3, groups=(2, 8))).paragraph

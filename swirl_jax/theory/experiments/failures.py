@@ -405,6 +405,8 @@ def _paragraph(settings: Settings, causes, detection) -> str:
       f"misses {100 * e.misses:.0f}%)"
     )
 
+  areas = ", ".join(f"{detection['hidden', d].area:.2f}" for d in DETECTORS[:3])
+  blind = f"{', '.join(DETECTORS[:2])} and {DETECTORS[2]}"
   return (
     f"Hiding: with {few} labels of warm-up the FWM puts most of what it tells about z into "
     f"irrelevant features in {share('hidden', 1, low, few, 0)} of the runs of Phase I alone at "
@@ -422,8 +424,11 @@ def _paragraph(settings: Settings, causes, detection) -> str:
     f"{share('collapsed', 0, one, few, 0)} with {few}. Detectors without labels, thresholds from "
     f"one half of {settings.runs} random runs and rates from the other, {settings.batch} sampled "
     f"transitions each: hiding is seen best by {best('hidden')}, collapse by "
-    f"{best('collapsed')}. No sign on (x, y) and samples can see a hidden code that the IDM reads "
-    "in real states too: such a pair of models is a joint distribution with the right p̃(x, y)."
+    f"{best('collapsed')}. The swap has to be told which part is irrelevant; of the signs that are "
+    f"not, {blind} see hiding with areas of {areas}, 0.50 being chance. "
+    "No sign on "
+    "(x, y) and samples can see a hidden code that the IDM reads in real states too: such a pair "
+    "of models is a joint distribution with the right p̃(x, y)."
   )
 
 
