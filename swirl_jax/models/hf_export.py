@@ -18,11 +18,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from swirl_jax import sharding
-from swirl_jax.models import safetensors_files, tensor_table, transformer, variants
+from swirl_jax.models import safetensors_files, tensor_table, variants
 from swirl_jax.models.huggingface import CONFIG
 from swirl_jax.models.safetensors_files import Entry, Tensor
 from swirl_jax.models.tensor_table import Row
-from swirl_jax.models.transformer import TransformerConfig
+from swirl_jax.models.transformer_config import DTYPES, TransformerConfig
 
 GENERATION, CARD = "generation_config.json", "README.md"
 SHARD_BYTES = 5 * 10**9
@@ -53,8 +53,8 @@ def save(
   A folder that holds anything is left alone with a ValueError, unless `overwrite`: then files of
   the same names and all its safetensors are replaced, and others stay.
   """
-  if dtype not in transformer.DTYPES:
-    raise ValueError(f"dtype = {dtype!r}: allowed are {sorted(transformer.DTYPES)}.")
+  if dtype not in DTYPES:
+    raise ValueError(f"dtype = {dtype!r}: allowed are {sorted(DTYPES)}.")
   if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
     raise ValueError("save: the parameters are spread over several processes; export from one.")
   hf_config = {k: v for k, v in hf_config.items() if k != "torch_dtype"}
@@ -67,7 +67,7 @@ def save(
     ids = ("bos_token_id", "eos_token_id", "pad_token_id")
     generation = {k: hf_config[k] for k in ids if hf_config.get(k) is not None}
   with _new_folder(Path(folder), overwrite) as new:
-    _write_weights(new, params, config, transformer.DTYPES[dtype], shard_bytes, rest)
+    _write_weights(new, params, config, DTYPES[dtype], shard_bytes, rest)
     _write_json(new / CONFIG, hf_config)
     _write_json(new / GENERATION, {"_from_model_config": False, **generation})
     if tokenizer is not None:

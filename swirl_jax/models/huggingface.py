@@ -23,7 +23,7 @@ from swirl_jax import sharding
 from swirl_jax.models import safetensors_files, tensor_table, transformer, variants
 from swirl_jax.models.safetensors_files import CheckpointFilesError, Tensor
 from swirl_jax.models.tensor_table import Row
-from swirl_jax.models.transformer import TransformerConfig
+from swirl_jax.models.transformer_config import DTYPES, TransformerConfig
 
 CONFIG = "config.json"
 FILES = (
@@ -106,8 +106,8 @@ def load_params(
   missing, has no place here, or has another shape or dtype: before anything is allocated; for NaN,
   as it is read.
   """
-  if dtype not in transformer.DTYPES:
-    raise ValueError(f"dtype = {dtype!r}: allowed are {sorted(transformer.DTYPES)}.")
+  if dtype not in DTYPES:
+    raise ValueError(f"dtype = {dtype!r}: allowed are {sorted(DTYPES)}.")
   tensors = safetensors_files.find(Path(folder))
   by_path = collections.defaultdict(list)
   for row in tensor_table.rows(config):
@@ -120,7 +120,7 @@ def load_params(
     rows = by_path[sharding.leaf_path(path)]
     if not rows:
       raise ValueError(f"parameter {sharding.leaf_path(path)}: tensor_table has no row for it.")
-    return _fill(shape.shape, layout, rows, tensors, config, transformer.DTYPES[dtype])
+    return _fill(shape.shape, layout, rows, tensors, config, DTYPES[dtype])
 
   return jax.tree_util.tree_map_with_path(fill, shapes, layouts)
 

@@ -27,7 +27,6 @@ from swirl_jax.models.chunked_attention import Keys, chunked_attend
 from swirl_jax.models.norms import RMSNorm, WideNorm
 from swirl_jax.models.rotary import rotary, rotate
 from swirl_jax.models.transformer_config import ACTIVATIONS, REMAT, TransformerConfig
-from swirl_jax.models.transformer_config import DTYPES as DTYPES
 from swirl_jax.sharding import BATCH
 
 EVERY = np.int32(2**30)  # the window of a layer that has none, among layers that have

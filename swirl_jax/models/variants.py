@@ -162,17 +162,11 @@ class _Reader:
 def from_hf(config: Mapping[str, Any]) -> TransformerConfig:
   """The settings that a config.json describes; those of execution have their defaults.
 
-  Of `gemma3`, with images, the language model's (text_config). ValueError names the field, what was
-  found and what is allowed.
+  ValueError names the field, what was found and what is allowed.
   """
   model_type = config.get("model_type")
-  if model_type == "gemma3":
-    if not isinstance(config.get("text_config"), Mapping):
-      raise refusal("text_config", config.get("text_config"), "a group of fields")
-    outer = {k: config[k] for k in ("tie_word_embeddings",) if k in config}
-    return from_hf(outer | dict(config["text_config"]) | {"model_type": "gemma3_text"})
   if model_type not in FAMILIES:
-    raise refusal("model_type", model_type, f"one of {sorted([*FAMILIES, 'gemma3'])}")
+    raise refusal("model_type", model_type, f"one of {sorted(FAMILIES)}")
   family = FAMILIES[model_type]
   r = _Reader(config, family)
   d_model, heads = r.size("hidden_size"), r.size("num_attention_heads")
