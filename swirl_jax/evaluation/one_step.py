@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from swirl_jax import rewards, rng, sharding
 from swirl_jax.data import pipeline
 from swirl_jax.data.transitions import Record
-from swirl_jax.evaluation import text
+from swirl_jax.evaluation import detectors, text
 from swirl_jax.roles import TransformerRole
 from swirl_jax.types import Segment, Transition
 
+_CROSSED = 16  # pairs, under each of which the sampled actions of all are scored
 # What ranks the samples of `best_of`: the IDM's mean log-probability per token, nothing cut off.
 _RANK = rewards.RewardSpec(reduce="mean", floor=None)
 
@@ -261,8 +263,10 @@ def latents(role: TransformerRole, params, split: Examples, *, key, temperature,
 
   metrics: unique (distinct phrases / phrases) and phrases (how many distinct), length in words,
   known (share of phrases that mean something in the world), meanings (how many distinct), classes
-  {class: share}, logp_token, count. With `reference`, true phrases: unique_reference,
-  length_reference and classes_reference; both shares of unique ones over equal numbers of phrases.
+  {class: share}, logp_token, count; of the first 16 pairs effective_actions and action_information
+  (see `detectors`): whether the IDM has one word for everything. With `reference`, true phrases:
+  unique_reference, length_reference and classes_reference; both shares of unique ones over equal
+  numbers of phrases.
   """
   drawn = decode(role, params, split.data, group=1, greedy=False, batch=batch, key=key,
                  temperature=temperature)  # fmt: skip
@@ -279,6 +283,7 @@ def latents(role: TransformerRole, params, split: Examples, *, key, temperature,
     "logp_token": float(drawn.logp.mean()),
     "count": len(phrases),
   }
+  metrics |= _collapse(role, params, split, drawn)
   if reference:
     classes = [world.action_class(phrase) for phrase in reference]
     metrics |= {
@@ -293,6 +298,23 @@ def latents(role: TransformerRole, params, split: Examples, *, key, temperature,
       {"x": r.x, "y": r.y, "z": z, "true": r.z if r.z else None} for r, z in pairs
     ],
   }
+
+
+def _crossed(role, params, transition):
+  """log Q(z_i | x_j, y_j) of the transitions' own actions, end marker included: [N (i), N (j)]."""
+  n = transition.z.tokens.shape[0]
+  target = role.target(Segment(*(jnp.broadcast_to(a[None], (n, *a.shape)) for a in transition.z)))
+  logp, _ = role.logprobs(params, transition._replace(z=None), target)
+  return (logp * target.mask).sum(-1).T
+
+
+def _collapse(role, params, split: Examples, drawn: Decoded) -> dict[str, float]:
+  mesh, n = sharding.mesh_in_use(), min(_CROSSED, len(drawn.tokens))
+  own = Segment(drawn.tokens[:n, 0], drawn.mask[:n, 0])
+  few = pipeline.take(split.data, np.arange(n))._replace(z=own)
+  log_q = _compiled(_crossed, role, mesh)(params, sharding.put_batch(few, mesh))
+  signs = detectors.effective_actions, detectors.action_information
+  return {sign.__name__: float(sign(log_q)) for sign in signs}
 
 
 def gallery(split: Examples, predictions: Sequence[str], rows: Sequence[int], *, method: str,

@@ -5,6 +5,7 @@ folders tables (CSV) and figures (SVG), and report.html. Everything exact is com
 which this program alone switches on; what is sampled runs in float32, as training does.
 """
 
+import json
 import os
 import pathlib
 import sys
@@ -60,9 +61,12 @@ def run(config: dict, workdir: str) -> str:
   from swirl_jax.theory import results
 
   jobs, folder = prepare(config), pathlib.Path(workdir)
+  there = folder / "config.json"
+  if there.exists():
+    files.check_config(json.loads(there.read_text()), config, ())
   folder.mkdir(parents=True, exist_ok=True)
   versions = metrics.versions()
-  files.write_json_atomic(folder / "config.json", config)
+  files.write_json_atomic(there, config)
   files.write_json_atomic(folder / "versions.json", versions)
   found, took = [], []
   with metrics.Progress(len(jobs), description="experiments") as progress:

@@ -200,7 +200,7 @@ def sampled_gradients(
 # ---------------------------------------------------------------- what the sampled step expects
 
 
-def _groups(size: int, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def groups(size: int, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """All multisets of `group` outcomes [M, G], the log of the number of their orders [M], and how
   often each outcome is in them [M, N].
   """
@@ -231,7 +231,7 @@ def expected_step(
   word's tokens are then summed (the sampled step's token mean is that over a batch's mean length).
   """
   code = Code.one_token(logits.shape[-1]) if code is None else code
-  found, orders, counts = _groups(logits.shape[-1], group)
+  found, orders, counts = groups(logits.shape[-1], group)
   mask = jnp.asarray(code.arrays.mask)
 
   def one(logits, log_ref, rewards):

@@ -13,7 +13,7 @@ from swirl_jax import prompts, roles, sampling, sharding
 from swirl_jax.data.pipeline import Lengths
 from swirl_jax.data.tokenizers import EOS, WordTokenizer
 from swirl_jax.data.transitions import Record
-from swirl_jax.evaluation import multi_turn, one_step
+from swirl_jax.evaluation import detectors, multi_turn, one_step
 from swirl_jax.models import transformer
 from swirl_jax.types import Rollout, Segment
 
@@ -252,6 +252,23 @@ def test_the_batch_size_changes_nothing(players, split):
         assert value == pytest.approx(found[1]["metrics"][name], abs=1e-5), name
 
 
+def test_signs_of_collapse_are_those_of_every_action_under_every_pair(players, split):
+  """Against one score at a time: log Q(z_i | x_j, y_j) with z_i put into pair j."""
+  (_, idm), params = players
+  found = one_step.latents(idm, params, split, shown=0, **setting())["metrics"]
+  drawn = one_step.decode(
+    idm, params, split.data, group=1, greedy=False, batch=2, key=setting()["key"]
+  )
+  n = len(drawn.tokens)
+  log_q = np.zeros((n, n), np.float32)
+  for i in range(n):
+    z = [np.broadcast_to(a[i], (n, a.shape[-1])) for a in (drawn.tokens, drawn.mask)]
+    log_q[i] = one_step.score(idm, params, split.data._replace(z=Segment(*z)), batch=5).logp
+  for sign in (detectors.effective_actions, detectors.action_information):
+    assert found[sign.__name__] == pytest.approx(float(sign(log_q)), rel=1e-4)
+  assert 1.0 < found["effective_actions"]
+
+
 def test_greedy_likelihood_is_the_score_of_what_was_decoded(players, split):
   (fwm, _), params = players
   drawn = one_step.decode(fwm, params, split.data, group=1, greedy=True, batch=5)
@@ -280,7 +297,8 @@ def test_each_program_is_traced_once(players, split):
     multi_turn.multi_turn(fwm, params, split, [(0, 1)], batch=2, world=WORLD, shown=1)
     del arguments["world"]
     one_step.best_of(fwm, params, idm, params, split, n=3, **arguments)
-  assert one_step._compiled.cache_info().currsize == 7  # greedy, sampled, scored, twice; best of n
+  # Greedy, sampled, scored, for both; actions crossed with pairs; best of n.
+  assert one_step._compiled.cache_info().currsize == 8
 
 
 def test_eight_devices_equal_one(players, split):

@@ -87,3 +87,6 @@ def test_the_program_writes_its_folder(tmp_path, monkeypatch):
     "config.json", "versions.json", "theorem1.json", "report.html", "tables/theorem1-1.csv",
     "figures/theorem1-1.svg", "figures/theorem1-2.svg",
   }  # fmt: skip
+  with pytest.raises(ValueError, match="seed: saved 1, now 2"):
+    program.run({"seed": 2, "experiments": ("theorem1",)}, str(tmp_path / "out"))
+  assert json.loads((tmp_path / "out" / "config.json").read_text())["seed"] == 1

@@ -96,7 +96,7 @@ def group_moments(
   reward_tokens: the frozen model's log-probability of its word's tokens for each outcome. All
   C(N + G − 1, G) multisets are enumerated, each as the batch that it would be.
   """
-  found, orders, counts = learning._groups(code.size, group)
+  found, orders, counts = learning.groups(code.size, group)
   mask = jnp.asarray(code.arrays.mask)  # [N, L]
   probs = jnp.exp(orders + counts @ exact.log_table(logits))  # [M]
 
