@@ -39,6 +39,11 @@ def pytest_configure(config):
     raise RuntimeError(f"the tests need 8 simulated CPU devices; found {jax.devices()}")
 
 
+def pytest_collection_modifyitems(items):
+  """Files of whole runs first: they take longest, and another process has the rest meanwhile."""
+  items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_language_models.py"))
+
+
 def pytest_unconfigure(config):
   if _own_cache is not None:
     shutil.rmtree(_own_cache, ignore_errors=True)
