@@ -54,7 +54,13 @@ setuptools.setup(
   extras_require={
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
-    "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.12", "safetensors>=0.5"],
+    "test": [
+      "hypothesis>=6.100",
+      "pytest>=8.0",
+      "pytest-xdist>=3.6",
+      "ruff>=0.12",
+      "safetensors>=0.5",
+    ],
   },
   classifiers=[
     "Development Status :: 3 - Alpha",
