@@ -32,12 +32,6 @@ from swirl_jax.models import huggingface, safetensors_files, tensor_table  # noq
 from swirl_jax.models.safetensors_files import Entry  # noqa: E402
 from swirl_jax.models.transformer import TransformerConfig  # noqa: E402
 
-_SHARD = flags.DEFINE_integer("shard_mb", 400, "Size of a shard, in 10^6 bytes.", lower_bound=1)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the parameters.")
-_DEVICES = flags.DEFINE_integer("devices", 1, "Simulated devices, along fsdp.", lower_bound=1)
-_DIR = flags.DEFINE_string("dir", None, "Where the temporary folder is made.")
-_READ = flags.DEFINE_string("read", None, "The folder to measure; set for the child process.")
-
 CONFIG = TransformerConfig(
   vocab_size=128_256,
   d_model=2048,
@@ -78,10 +72,12 @@ def status(field: str) -> int:
 
 
 def measure(folder: Path) -> dict[str, float]:
-  jax.config.update("jax_num_cpu_devices", _DEVICES.value)
-  mesh = sharding.make_mesh(data=1, fsdp=_DEVICES.value, tensor=1)
+  jax.config.update("jax_num_cpu_devices", flags.FLAGS.devices)
+  mesh = sharding.make_mesh(data=1, fsdp=flags.FLAGS.devices, tensor=1)
   before, start = status("VmRSS"), time.perf_counter()
-  params = jax.block_until_ready(huggingface.load_params(folder, CONFIG, mesh, dtype=_DTYPE.value))
+  params = jax.block_until_ready(
+    huggingface.load_params(folder, CONFIG, mesh, dtype=flags.FLAGS.dtype)
+  )
   seconds, peak = time.perf_counter() - start, status("VmHWM")
   shards = [s for leaf in jax.tree.leaves(params) for s in leaf.addressable_shards]
   resident = sum(s.data.nbytes for s in shards)
@@ -89,30 +85,36 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def main(argv):
+  given = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  if _READ.value:
-    print(json.dumps(measure(Path(_READ.value))))
+  if given.read:
+    print(json.dumps(measure(Path(given.read))))
     return
-  shard = _SHARD.value * 10**6
-  with tempfile.TemporaryDirectory(dir=_DIR.value) as folder:
+  shard = given.shard_mb * 10**6
+  with tempfile.TemporaryDirectory(dir=given.dir) as folder:
     count = write_checkpoint(Path(folder), shard)
     sizes = [p.stat().st_size for p in Path(folder).glob("*.safetensors")]
     command = [sys.executable, "-m", "benchmarks.import_memory", f"--read={folder}"]
-    command += [f"--dtype={_DTYPE.value}", f"--devices={_DEVICES.value}"]
+    command += [f"--dtype={given.dtype}", f"--devices={given.devices}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
   found = json.loads(done.stdout.splitlines()[-1])
   above = found["peak"] - found["before"] - found["resident"]
   mb = {k: v / 1e6 for k, v in found.items() if k != "seconds"}
   print(
     f"{count / 1e9:.2f} billion parameters in {len(sizes)} shards, the largest of "
-    f"{max(sizes) / 1e6:.0f} MB, into {_DTYPE.value} on {_DEVICES.value} device(s): "
+    f"{max(sizes) / 1e6:.0f} MB, into {given.dtype} on {given.devices} device(s): "
     f"{found['seconds']:.1f} s\n"
     f"resident {mb['resident']:.0f} MB, before {mb['before']:.0f} MB, peak {mb['peak']:.0f} MB\n"
-    f"above the resident arrays: {above / 1e6:.0f} MB (a shard: {_SHARD.value} MB)"
+    f"above the resident arrays: {above / 1e6:.0f} MB (a shard: {given.shard_mb} MB)"
   )
   sys.exit(above >= shard)
 
 
 if __name__ == "__main__":
+  flags.DEFINE_integer("shard_mb", 400, "Size of a shard, in 10^6 bytes.", lower_bound=1)
+  flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the parameters.")
+  flags.DEFINE_integer("devices", 1, "Simulated devices, along fsdp.", lower_bound=1)
+  flags.DEFINE_string("dir", None, "Where the temporary folder is made.")
+  flags.DEFINE_string("read", None, "The folder to measure; set for the child process.")
   app.run(main)

@@ -18,12 +18,6 @@ from swirl_jax.data.fast_tokenizers import FastTokenizer
 from swirl_jax.models import hf_export, variants
 from swirl_jax.models.transformer import TransformerConfig
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
-_OUT = flags.DEFINE_string("out", None, "Where the folders fwm and idm are made.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what an earlier export left there.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights.")
-_SHARD = flags.DEFINE_float("shard_gb", 5.0, "Size of a file, in 10^9 bytes.", lower_bound=1e-6)
-
 MODELS = {"fwm": "y", "idm": "z"}
 
 
@@ -93,16 +87,17 @@ def card(name: str, world: str, prompt: str) -> str:
 
 
 def main(argv):
+  given = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   logging.set_verbosity(logging.WARNING)
   try:
     folders = export(
-      _WORKDIR.value,
-      _OUT.value,
-      dtype=_DTYPE.value,
-      shard_bytes=int(_SHARD.value * 1e9),
-      overwrite=_OVERWRITE.value,
+      given.workdir,
+      given.out,
+      dtype=given.dtype,
+      shard_bytes=int(given.shard_gb * 1e9),
+      overwrite=given.overwrite,
     )
   except ValueError as error:
     raise app.UsageError(str(error)) from None
@@ -111,5 +106,10 @@ def main(argv):
 
 
 if __name__ == "__main__":
+  flags.DEFINE_string("workdir", None, "The folder of a run.")
+  flags.DEFINE_string("out", None, "Where the folders fwm and idm are made.")
+  flags.DEFINE_bool("overwrite", False, "Replace what an earlier export left there.")
+  flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights.")
+  flags.DEFINE_float("shard_gb", 5.0, "Size of a file, in 10^9 bytes.", lower_bound=1e-6)
   flags.mark_flags_as_required(["workdir", "out"])
   app.run(main)

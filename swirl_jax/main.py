@@ -8,12 +8,6 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The run's settings.", lock_config=True)
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Where the run lives; a run that was stopped goes on from here."
-)
-_PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of this run into workdir/profile.")
-
 
 def main(argv):
   if len(argv) > 1:
@@ -32,15 +26,15 @@ def main(argv):
   from swirl_jax.stage_run import Preempted, TrainingError
 
   try:
-    job = train.prepare(_CONFIG.value.to_dict(), _WORKDIR.value)
+    job = train.prepare(flags.FLAGS.config.to_dict(), flags.FLAGS.workdir)
   except ValueError as error:
     sys.exit(f"Nothing was started: {error}")
   try:
-    table = train.train(job, profile=_PROFILE.value)
+    table = train.train(job, profile=flags.FLAGS.profile)
   except Preempted:
     print(
       "Stopped by SIGTERM with everything saved. The same command, with "
-      f"--workdir={_WORKDIR.value}, goes on from here.",
+      f"--workdir={flags.FLAGS.workdir}, goes on from here.",
       flush=True,
     )
   except (TrainingError, CheckpointError) as error:
@@ -50,5 +44,10 @@ def main(argv):
 
 
 if __name__ == "__main__":
+  config_flags.DEFINE_config_file("config", None, "The run's settings.", lock_config=True)
+  flags.DEFINE_string(
+    "workdir", None, "Where the run lives; a run that was stopped goes on from here."
+  )
+  flags.DEFINE_bool("profile", False, "Write a trace of this run into workdir/profile.")
   flags.mark_flags_as_required(["config", "workdir"])
   app.run(main)

@@ -18,15 +18,6 @@ from swirl_jax import programs, rewards, rng, trained
 from swirl_jax.data import pipeline
 from swirl_jax.types import Segment, Transition
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.")
-_X = flags.DEFINE_string("x", None, "The state before, as text.")
-_Y = flags.DEFINE_string("y", None, "The state after: asks for the action.")
-_Z = flags.DEFINE_string("z", None, "The action: asks for the state after.")
-_N = flags.DEFINE_integer("n", 1, "Samples; 1 is the most likely tokens.", lower_bound=1)
-_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Of the samples, if n > 1.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
-_VERIFY = flags.DEFINE_bool("verify", False, "Rank the predicted states by the IDM.")
-
 
 class Answer(NamedTuple):
   """A completion; logp: Σ log-probability under its model; verified: mean log Q(z | x, ŷ)."""
@@ -106,20 +97,21 @@ class Predictor:
 
 
 def main(argv):
+  given = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  if (_Y.value is None) == (_Z.value is None):
+  if (given.y is None) == (given.z is None):
     raise app.UsageError("give either --z (to predict the next state) or --y (to name the action)")
-  if _VERIFY.value and _Z.value is None:
+  if given.verify and given.z is None:
     raise app.UsageError("--verify ranks next states: give --z")
   logging.set_verbosity(logging.WARNING)
   try:
-    predictor = Predictor(_WORKDIR.value)
-    draw = {"n": _N.value, "temperature": _TEMPERATURE.value, "seed": _SEED.value}
-    if _Z.value is not None:
-      answers = predictor.next_states(_X.value, _Z.value, verify=_VERIFY.value, **draw)
+    predictor = Predictor(given.workdir)
+    draw = {"n": given.n, "temperature": given.temperature, "seed": given.seed}
+    if given.z is not None:
+      answers = predictor.next_states(given.x, given.z, verify=given.verify, **draw)
     else:
-      answers = predictor.actions(_X.value, _Y.value, **draw)
+      answers = predictor.actions(given.x, given.y, **draw)
   except ValueError as error:
     raise app.UsageError(str(error)) from None
   for answer in answers:
@@ -128,5 +120,13 @@ def main(argv):
 
 
 if __name__ == "__main__":
+  flags.DEFINE_string("workdir", None, "The folder of a run.")
+  flags.DEFINE_string("x", None, "The state before, as text.")
+  flags.DEFINE_string("y", None, "The state after: asks for the action.")
+  flags.DEFINE_string("z", None, "The action: asks for the state after.")
+  flags.DEFINE_integer("n", 1, "Samples; 1 is the most likely tokens.", lower_bound=1)
+  flags.DEFINE_float("temperature", 1.0, "Of the samples, if n > 1.")
+  flags.DEFINE_integer("seed", 0, "Of the samples.")
+  flags.DEFINE_bool("verify", False, "Rank the predicted states by the IDM.")
   flags.mark_flags_as_required(["workdir", "x"])
   app.run(main)

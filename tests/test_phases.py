@@ -455,7 +455,7 @@ def test_micro_batches_equal_the_batch_on_one_experience(experience):
 
   @functools.partial(tiny.jit, static_argnames="spec")
   def gradient(params, spec):
-    return phases._gradient(params, experience, ANCHOR, tiny.hyper(), spec)
+    return phases._gradient(params, phases.Slots(None), experience, ANCHOR, tiny.hyper(), spec)
 
   whole = gradient(tiny.params(CONFIG), spec=TF_PHASE1)
   parts = gradient(tiny.params(CONFIG), spec=dataclasses.replace(TF_PHASE1, micro_batch=1))

@@ -14,9 +14,6 @@ import time
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where tables, charts and the report go.")
-
 
 def prepare(config: dict):
   """A config → [(experiment's module, its settings)]. ValueError names the field that is wrong."""
@@ -94,11 +91,13 @@ def main(argv):
 
   jax.config.update("jax_enable_x64", True)
   try:
-    print(run(_CONFIG.value.to_dict(), _WORKDIR.value))
+    print(run(flags.FLAGS.config.to_dict(), flags.FLAGS.workdir))
   except ValueError as error:
     sys.exit(f"Nothing was finished: {error}")
 
 
 if __name__ == "__main__":
+  config_flags.DEFINE_config_file("config", None, "What to run.", lock_config=True)
+  flags.DEFINE_string("workdir", None, "Where tables, charts and the report go.")
   flags.mark_flags_as_required(["config", "workdir"])
   app.run(main)
