@@ -7,7 +7,6 @@ and random weights of each family in a folder as `transformers` writes them.
 import functools
 import itertools
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -67,14 +66,11 @@ def settings(family, folder, **changes):
 
 def call(module, *arguments):
   done = subprocess.run(
-    [sys.executable, "-m", module, *arguments], cwd=ROOT, env=os.environ | QUICK, text=True,
+    [sys.executable, "-m", module, *arguments], cwd=ROOT, text=True,
     capture_output=True, timeout=600,
   )  # fmt: skip
   assert done.returncode == 0, done.stdout + done.stderr
   return done.stdout
-
-
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiles in half the time
 
 
 @pytest.mark.parametrize("family", FAMILY)
