@@ -232,7 +232,8 @@ def describe(settings: Settings, kind: str) -> str:
   scored = length[frozen.field] + len(frozen.template.end)
   return (
     f"{kind}: {phase.prompts} prompts x {phase.group} samples; "
-    f"{players.fwm.config.vocab_size:,} words; micro_batch {phase.micro_batch}; the policy's "
+    f"{players.fwm.config.vocab_size:,} words; micro_batch {phase.micro_batch}, micro_group "
+    f"{phase.micro_group}; the policy's "
     f"prompt {prompt_length(policy.template, lengths)} + {policy.decoding.length} sampled; the "
     f"frozen model's prompt {prompt_length(frozen.template, lengths)} + {scored} scored"
   )

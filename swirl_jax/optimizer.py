@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 SCHEDULES = ("cosine", "constant")
+MU_DTYPES = ("float32", "bfloat16")
 
 
 class Schedule(NamedTuple):
@@ -27,7 +28,8 @@ class AdamW:
   """Static settings.
 
   Weight decay applies to matrices, not to norms and biases; `clip_norm` 0 means no clipping.
-  arXiv:1711.05101.
+  `mu_dtype` is what the first moment is kept in; the second, whose steps bfloat16 would round
+  away, is float32. arXiv:1711.05101.
   """
 
   b1: float = 0.9
@@ -36,10 +38,14 @@ class AdamW:
   weight_decay: float = 0.0
   clip_norm: float = 1.0
   schedule: str = "cosine"
+  mu_dtype: str = "float32"
 
   def __post_init__(self):
-    if self.schedule not in SCHEDULES:
-      raise ValueError(f"optimizer.schedule = {self.schedule!r}: allowed are {list(SCHEDULES)}.")
+    for name, allowed in (("schedule", SCHEDULES), ("mu_dtype", MU_DTYPES)):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f"optimizer.{name} = {getattr(self, name)!r}: allowed are {list(allowed)}."
+        )
     for name in ("weight_decay", "clip_norm"):
       if getattr(self, name) < 0:
         raise ValueError(f"optimizer.{name} = {getattr(self, name)}: allowed is 0 or more.")
@@ -47,7 +53,7 @@ class AdamW:
   def transform(self) -> optax.GradientTransformation:
     """The direction of the update, to be multiplied by −learning rate."""
     parts = [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
-    parts.append(optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=jnp.float32))
+    parts.append(optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.mu_dtype))
     if self.weight_decay:
       parts.append(optax.add_decayed_weights(self.weight_decay, mask=_decayed))
     return optax.chain(*parts)

@@ -76,8 +76,9 @@ class Algorithm:
   slot, passed once) or "prior" (P0).
   keep: prompts that are updated on, those with the largest spread of rewards; 0 for all that were
   rolled out (dynamic sampling).
-  micro_batch: prompts whose activations exist at a time, 0 for all. inner_epochs: μ, updates per
-  rollout.
+  micro_batch, micro_group: how many prompts, and how many samples of each, have activations at a
+  time; 0 for all. A prompt is computed once for those samples of it.
+  inner_epochs: μ, updates per rollout.
   correct_sampler: truncated importance weights. mask_truncated: samples without end marker carry no
   loss.
   """
@@ -91,6 +92,7 @@ class Algorithm:
   kl_in: str = "loss"
   keep: int = 0
   micro_batch: int = 0
+  micro_group: int = 0
   inner_epochs: int = 1
   correct_sampler: bool = False
   mask_truncated: bool = False
@@ -113,7 +115,7 @@ class Algorithm:
       raise ValueError(
         f"phase.inner_epochs = {self.inner_epochs}: allowed is a whole number from 1."
       )
-    for name in ("keep", "micro_batch"):
+    for name in ("keep", "micro_batch", "micro_group"):
       if getattr(self, name) < 0:
         raise ValueError(f"phase.{name} = {getattr(self, name)}: allowed is a whole number from 0.")
 
@@ -199,7 +201,7 @@ def _collect(
   with jax.named_scope("rollout"):
     drawn = spec.policy.rollout(policy, transition, rng.stream(key, "rollout"), hyper.temperature)
   with jax.named_scope("reward"):
-    reward = _micro(lambda t, d: _reward(slots, t, d, spec), (transition, drawn), spec)
+    reward = _micro(lambda t, d: _reward(slots, t, d, spec), transition, drawn, spec)
   metrics = _rollout_metrics(drawn, reward)
   if spec.keep:
     best = jax.lax.top_k(objectives.group_spread(reward), spec.keep)[1]
@@ -210,14 +212,14 @@ def _collect(
   logprobs = lambda p, t, s: spec.policy.logprobs(p, t, s, sampled=True)[0]  # noqa: E731
   logp_old = logp_ref = None
   if spec.inner_epochs > 1:
-    logp_old = _micro(lambda t, s: logprobs(policy, t, s), (transition, target), spec)
+    logp_old = _micro(lambda t, s: logprobs(policy, t, s), transition, target, spec)
   if spec.reference != "none":
     params = {"snapshot": slots.reference, "frozen": slots.frozen, "prior": slots.prior}[
       spec.reference
     ]
     hidden = prompts.hide(transition, "z") if spec.reference == "prior" else transition
     with jax.named_scope("reference"):
-      logp_ref = _micro(lambda t, s: logprobs(slots.whole(params), t, s), (hidden, target), spec)
+      logp_ref = _micro(lambda t, s: logprobs(slots.whole(params), t, s), hidden, target, spec)
     if spec.kl_in == "reward":
       reward = objectives.k1_reward_penalty(
         reward, drawn.logp, logp_ref, drawn.mask, beta=hyper.beta, reduce=spec.reward.reduce
@@ -274,7 +276,8 @@ def _gradient(
   """
 
   def one(params, part):
-    experience, anchor = part
+    (transition, groups), anchor = part
+    experience = groups._replace(transition=transition)
     params = slots.whole(params)
     loss, metrics = policy_loss(params, experience, hyper, spec)
     if spec.anchor:
@@ -288,7 +291,9 @@ def _gradient(
     return jax.tree.map(jnp.add, total, (loss, grads, metrics)), None
 
   labelled = sft.supervised(spec.policy, anchor) if spec.anchor else None
-  parts = _split((experience, labelled), spec)
+  count = experience.mask.shape[0]
+  rows = _rows(experience.transition, experience._replace(transition=None), spec)
+  parts = _split((rows, labelled), spec.micro_batch or count)
   first = jax.tree.map(lambda a: a[0], parts)
   shapes = jax.eval_shape(jax.value_and_grad(one, has_aux=True), params, first)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -337,27 +342,45 @@ def policy_loss(
   return loss.sum(), metrics
 
 
-def _split(tree, spec: PhaseSpec):
-  """[B, ...] → [M, B / M, ...] for M micro-batches; strided, so that each holds rows of every
-  device.
+def _rows(transition: Transition, groups: Any, spec: PhaseSpec) -> tuple[Transition, Any]:
+  """[B, ...] and [B, G, ...] as B · G / micro_group prompts with micro_group samples each."""
+  prompts_in, size = jax.tree.leaves(groups)[0].shape[:2]
+  if spec.micro_group and size % spec.micro_group:
+    raise ValueError(
+      f"phase.micro_group = {spec.micro_group}: {size} samples are not a multiple of it."
+    )
+  parts = size // (spec.micro_group or size)
+
+  def repeat(a):
+    return jnp.broadcast_to(a[:, None], (prompts_in, parts, *a.shape[1:])).reshape(-1, *a.shape[1:])
+
+  cut = lambda a: a.reshape(prompts_in * parts, size // parts, *a.shape[2:])  # noqa: E731
+  return jax.tree.map(repeat, transition), jax.tree.map(cut, groups)
+
+
+def _split(tree, micro: int):
+  """[R, ...] → [M, R / M, ...], M = R / micro; strided, so that each holds rows of every device.
+
+  The leading axis of the first leaf is R; others may be shorter or longer, and divide by M.
   """
 
   def split(a):
     if size % micro or a.shape[0] % count:
       raise ValueError(
-        f"phase.micro_batch = {spec.micro_batch}: {size} prompts and {a.shape[0]} rows beside them "
+        f"phase.micro_batch = {micro}: {size} prompts and {a.shape[0]} rows beside them "
         "must divide into micro-batches of it."
       )
     return a.reshape(a.shape[0] // count, count, *a.shape[1:]).swapaxes(0, 1)
 
   size = jax.tree.leaves(tree)[0].shape[0]
-  micro = spec.micro_batch or size
   count = size // micro
   return jax.tree.map(split, tree)
 
 
-def _micro(fn, args, spec: PhaseSpec):
-  """`fn` over micro-batches of its arguments' leading axis, put together again."""
-  parts = _split(args, spec)
+def _micro(fn, transition: Transition, groups: Any, spec: PhaseSpec):
+  """`fn` over micro-batches of prompts and of their samples, put together again."""
+  count = jax.tree.leaves(groups)[0].shape[0]
+  parts = _split(_rows(transition, groups, spec), spec.micro_batch or count)
   out = jax.lax.map(lambda part: fn(*part), parts)
-  return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), out)
+  out = jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), out)
+  return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[2:]), out)

@@ -36,7 +36,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
   """learning_rate is the peak; warmup_steps are linear; schedule is "cosine" (to 0 at the last
-  step) or "constant"; clip_norm 0: no clipping.
+  step) or "constant"; clip_norm 0: no clipping; mu_dtype: of Adam's first moment.
   """
 
   learning_rate: float
@@ -44,6 +44,7 @@ class OptimizerSettings:
   schedule: str = "cosine"
   weight_decay: float = 0.0
   clip_norm: float = 1.0
+  mu_dtype: str = "float32"
 
   def __post_init__(self):
     if not 0.0 < self.learning_rate < float("inf"):
@@ -51,7 +52,8 @@ class OptimizerSettings:
     _at_least("warmup_steps", self.warmup_steps, 0)
 
   def build(self) -> AdamW:
-    return AdamW(weight_decay=self.weight_decay, clip_norm=self.clip_norm, schedule=self.schedule)
+    names = ("weight_decay", "clip_norm", "schedule", "mu_dtype")
+    return AdamW(**{name: getattr(self, name) for name in names})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +128,14 @@ class PhaseSettings(phases.Algorithm):
         raise ValueError(
           f"micro_batch = {self.micro_batch}: {count} = {value} is not a multiple of it."
         )
-    kept = self.keep or self.prompts
-    if self.micro_batch and self.anchor % (kept // self.micro_batch):
+    if self.micro_group and self.group % self.micro_group:
       raise ValueError(
-        f"anchor = {self.anchor}: must divide into the {kept // self.micro_batch} micro-batches."
+        f"micro_group = {self.micro_group}: group = {self.group} is not a multiple of it."
       )
+    kept = self.keep or self.prompts
+    parts = kept // (self.micro_batch or kept) * (self.group // (self.micro_group or self.group))
+    if self.anchor % parts:
+      raise ValueError(f"anchor = {self.anchor}: must divide into the {parts} micro-batches.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,28 @@ def test_equals_optax_adamw(clip_norm, kind):
   assert np.abs(params["mlp"]["down"] - PARAMS["mlp"]["down"]).max() > 0.01
 
 
+def test_the_first_moment_in_bfloat16():
+  """It takes half the bytes; five updates differ by its rounding and no more."""
+  states = {name: AdamW(mu_dtype=name).init(PARAMS) for name in ("float32", "bfloat16")}
+  params = dict.fromkeys(states, PARAMS)
+  for t in range(5):
+    for name in states:
+      ours = AdamW(mu_dtype=name)
+      params[name], states[name] = ours.update(
+        gradients(t), states[name], params[name], jnp.int32(t), schedule(0.01)
+      )
+  adam = states["bfloat16"][1]
+  assert {a.dtype.name for a in jax.tree.leaves(adam.mu)} == {"bfloat16"}
+  assert {a.dtype.name for a in jax.tree.leaves((adam.nu, params))} == {"float32"}
+  off = jax.tree.map(lambda a, b: np.abs(a - b).max(), *params.values())
+  assert 0 < max(jax.tree.leaves(off)) < 0.01 * 2**-6
+
+
+def test_a_moment_of_another_dtype_is_refused():
+  with pytest.raises(ValueError, match=r"optimizer\.mu_dtype = 'float16': allowed are \['float32'"):
+    AdamW(mu_dtype="float16")
+
+
 def test_weight_decay_leaves_norms_and_biases():
   ours = AdamW(weight_decay=0.1, clip_norm=0.0)
   zeros = jax.tree.map(np.zeros_like, PARAMS)

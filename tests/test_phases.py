@@ -404,14 +404,21 @@ def test_eager_equals_jit():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), metrics, found)
 
 
-@pytest.mark.parametrize("ratio, size", [("token", 2), ("sequence", 1)])
-def test_micro_batches_equal_the_batch_on_tables(ratio, size):
+@pytest.mark.parametrize(
+  "ratio, sizes",
+  [
+    ("token", {"micro_batch": 2}),
+    ("sequence", {"micro_batch": 2, "micro_group": 2}),
+    ("token", {"micro_group": 1}),
+  ],
+)
+def test_micro_batches_equal_the_batch_on_tables(ratio, sizes):
   """With truncated samples masked, so that micro-batches hold different numbers of tokens."""
   base = dataclasses.replace(
     PHASE1, reference="snapshot", anchor=True, ratio=ratio, mask_truncated=True, keep=4
   )
   whole, metrics = run(base)
-  parts, found = run(dataclasses.replace(base, micro_batch=size))
+  parts, found = run(dataclasses.replace(base, **sizes))
   tiny.assert_gradients_close(tiny.gradient(parts), tiny.gradient(whole), tolerance=1e-5)
   assert metrics.keys() == found.keys()
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), metrics, found)
@@ -425,6 +432,11 @@ def test_micro_batches_that_do_not_divide(micro_batch, message):
   with pytest.raises(ValueError, match=message):
     spec = dataclasses.replace(PHASE1, micro_batch=micro_batch, anchor=True)
     run(spec, batch=BATCH._replace(anchor=tiny.table_transitions(1, 5)))
+
+
+def test_samples_that_micro_groups_do_not_divide():
+  with pytest.raises(ValueError, match=r"phase\.micro_group = 3: 4 samples are not a multiple"):
+    run(dataclasses.replace(PHASE1, micro_group=3))
 
 
 # ------------------------------------------------------------------------------------- transformers
@@ -458,7 +470,8 @@ def test_micro_batches_equal_the_batch_on_one_experience(experience):
     return phases._gradient(params, phases.Slots(None), experience, ANCHOR, tiny.hyper(), spec)
 
   whole = gradient(tiny.params(CONFIG), spec=TF_PHASE1)
-  parts = gradient(tiny.params(CONFIG), spec=dataclasses.replace(TF_PHASE1, micro_batch=1))
+  sizes = {"micro_batch": 2, "micro_group": 2}
+  parts = gradient(tiny.params(CONFIG), spec=dataclasses.replace(TF_PHASE1, **sizes))
   np.testing.assert_allclose(parts[0], whole[0], rtol=1e-5)
   tiny.assert_gradients_close(parts[1], whole[1])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
@@ -532,6 +545,7 @@ def test_swapping_slots_and_specs_gives_the_other_phase():
     ({"inner_epochs": 0}, r"phase\.inner_epochs = 0: allowed is a whole number from 1"),
     ({"keep": -1}, r"phase\.keep = -1"),
     ({"micro_batch": -2}, r"phase\.micro_batch = -2"),
+    ({"micro_group": -1}, r"phase\.micro_group = -1"),
   ],
 )
 def test_impossible_specs_name_the_field(changes, message):

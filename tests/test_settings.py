@@ -121,6 +121,7 @@ WRONG = [
   ("phase1.latents", "old", "config.phase1: latents = 'old': allowed are ['fresh', 'cached']"),
   ("phase1.reference", "policy", "config.phase1: phase.reference = 'policy': allowed are"),
   ("phase1.micro_batch", 10, "config.phase1: micro_batch = 10: prompts = 64 is not a multiple"),
+  ("phase1.micro_group", 3, "config.phase1: micro_group = 3: group = 8 is not a multiple of it"),
   ("phase1.reward.reduce", "max", "config.phase1.reward: reward.reduce = 'max': allowed are"),
   ("phase1.reference", "frozen", "phase1.reference = 'frozen': set 'snapshot'"),
   ("phase2.reference", "prior", "the z-free model serves phase1 alone"),
@@ -162,6 +163,9 @@ def test_an_anchor_that_micro_batches_do_not_divide():
     settings.from_config(c)
   c["phase1"]["anchor"] = 32
   settings.from_config(c)
+  c["phase1"]["micro_group"] = 1
+  with pytest.raises(ValueError, match="anchor = 31: must divide into the 32 micro-batches"):
+    settings.from_config(c | {"phase1": c["phase1"] | {"anchor": 31}})
 
 
 LENGTHS = programs.Lengths(tiny.STATE, tiny.ACTION)
