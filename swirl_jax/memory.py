@@ -109,6 +109,7 @@ def arguments(
   spec = spec_of(settings, players, kind)
   config, new_key = players.fwm.config, functools.partial(jax.random.key, settings.seed)
   lay = functools.partial(laid_out, mesh=mesh)
+  read = functools.partial(laid_out, mesh=mesh, on_host=settings.mesh.offload_frozen)
   params = trained(players)
   state = jax.eval_shape(lambda p: programs.new_state(spec.optimizer, p), params)
   frozen = jax.eval_shape(lambda p: transformer.compute_params(p, config), params)
@@ -117,9 +118,9 @@ def arguments(
   if config.lora_rank:
     base = jax.eval_shape(lambda: programs.base_params(config, new_key()))
   slots = phases.Slots(
-    frozen=lay(frozen),
-    reference=lay(frozen) if spec.reference == "snapshot" else None,
-    prior=lay(frozen) if prior else None,
+    frozen=read(frozen),
+    reference=read(frozen) if spec.reference == "snapshot" else None,
+    prior=read(frozen) if prior else None,
     base=lay(base),
   )
   key = lay(jax.eval_shape(lambda: rng.stream(new_key(), kind)))
@@ -138,9 +139,11 @@ def trained(players: programs.Roles) -> Any:
   return jax.eval_shape(lambda: programs.trained_params(players.fwm.config, jax.random.key(0)))
 
 
-def laid_out(tree: Any, mesh) -> Any:
-  """The shapes of a tree with the rules' layout on a mesh."""
+def laid_out(tree: Any, mesh, *, on_host: bool = False) -> Any:
+  """The shapes of a tree with the rules' layout on a mesh, in the devices' memory or the hosts'."""
   layout = sharding.tree_shardings(tree, mesh)
+  if on_host:
+    layout = sharding.on_host(layout)
   return jax.tree.map(
     lambda a, at: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=at), tree, layout
   )
@@ -179,10 +182,12 @@ def idle_models(settings: Settings, kind: str) -> int:
   return most
 
 
-def bytes_per_device(tree: Any) -> int:
-  """Of a tree that is laid out, without padding."""
+def bytes_per_device(tree: Any, *, on_host: bool = False) -> int:
+  """Of a tree that is laid out, without padding: what lies in devices' memory, or in hosts'."""
   return sum(
-    int(np.prod(a.sharding.shard_shape(a.shape))) * a.dtype.itemsize for a in jax.tree.leaves(tree)
+    int(np.prod(a.sharding.shard_shape(a.shape))) * a.dtype.itemsize
+    for a in jax.tree.leaves(tree)
+    if (a.sharding.memory_kind == sharding.HOST) == on_host
   )
 
 
@@ -201,6 +206,13 @@ def slot_bytes(settings: Settings, kind: str, mesh) -> dict[str, int]:
     "batch": bytes_per_device(a.batch),
     "idle models": idle,
   }
+
+
+def host_bytes(settings: Settings, kind: str, mesh) -> int:
+  """Bytes per device of the slots that lie in host memory."""
+  players, lengths = players_of(settings)
+  slots = arguments(settings, players, lengths, kind, mesh).slots
+  return bytes_per_device(slots, on_host=True)
 
 
 def temporary_bytes(settings: Settings, kind: str, mesh) -> dict[str, int]:
@@ -249,6 +261,9 @@ def table(settings: Settings) -> str:
     slots = slot_bytes(settings, kind, mesh)
     lines += [f"  {name:26s} {size / GB:10.3f} GB" for name, size in slots.items() if size]
     lines.append(f"  {'held in all':26s} {sum(slots.values()) / GB:10.3f} GB")
+    if settings.mesh.offload_frozen:
+      size = host_bytes(settings, kind, mesh)
+      lines.append(f"  {'held in host memory':26s} {size / GB:10.3f} GB")
     for name, size in temporary_bytes(settings, kind, mesh).items():
       lines.append(f"  {'~ ' + name:26s} {size / GB:10.3f} GB")
   return "\n".join(lines)

@@ -31,6 +31,7 @@ class Slots(NamedTuple):
   frozen: the opposite model (with shared weights, the snapshot). reference: the policy as the phase
   began, None unless `spec.reference` is "snapshot". prior: the z-free model, None unless the reward
   or the reference uses it. base: where models are adapters, the weights that they all share.
+  All but base may lie in host memory, and are then copied to the device where they are read.
   """
 
   frozen: Any
@@ -41,6 +42,10 @@ class Slots(NamedTuple):
   def whole(self, params: Any) -> Any:
     """What a role runs: the parameters, or adapters joined to the base."""
     return params if self.base is None else lora.join(self.base, params)
+
+  def read(self, slot: str) -> Any:
+    """A slot's model as a role runs it, on the device."""
+    return self.whole(jax.device_put(getattr(self, slot), jax.memory.Space.Device))
 
 
 class Batch(NamedTuple):
@@ -185,7 +190,7 @@ def _with_latent(
     return transition
   with jax.named_scope("latent"):
     drawn = spec.latent.rollout(
-      slots.whole(slots.frozen), transition, rng.stream(key, "latent"), hyper.latent_temperature
+      slots.read("frozen"), transition, rng.stream(key, "latent"), hyper.latent_temperature
     )
   z = spec.latent.content(drawn)
   return transition._replace(z=Segment(z.tokens[:, 0], z.mask[:, 0]))
@@ -214,12 +219,10 @@ def _collect(
   if spec.inner_epochs > 1:
     logp_old = _micro(lambda t, s: logprobs(policy, t, s), transition, target, spec)
   if spec.reference != "none":
-    params = {"snapshot": slots.reference, "frozen": slots.frozen, "prior": slots.prior}[
-      spec.reference
-    ]
+    slot = "reference" if spec.reference == "snapshot" else spec.reference
     hidden = prompts.hide(transition, "z") if spec.reference == "prior" else transition
     with jax.named_scope("reference"):
-      logp_ref = _micro(lambda t, s: logprobs(slots.whole(params), t, s), hidden, target, spec)
+      logp_ref = _micro(lambda t, s: logprobs(slots.read(slot), t, s), hidden, target, spec)
     if spec.kl_in == "reward":
       reward = objectives.k1_reward_penalty(
         reward, drawn.logp, logp_ref, drawn.mask, beta=hyper.beta, reduce=spec.reward.reduce
@@ -237,14 +240,14 @@ def _collect(
 def _reward(slots: Slots, transition: Transition, drawn: Rollout, spec: PhaseSpec) -> jax.Array:
   reward = rewards.frozen_reward(
     spec.frozen,
-    slots.whole(slots.frozen),
+    slots.read("frozen"),
     transition,
     spec.policy.content(drawn),
     spec.policy.field,
     spec=spec.reward,
   )
   if spec.reward.prior:
-    prior = slots.whole(slots.prior)
+    prior = slots.read("prior")
     reward += rewards.prior_reward(spec.policy, prior, transition, drawn, spec=spec.reward)
   return reward
 

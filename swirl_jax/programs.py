@@ -187,11 +187,14 @@ def copy(params: Any) -> Any:
   return _laid_out(_copied, params)
 
 
-def frozen_copy(params: Any, config: transformer.TransformerConfig) -> Any:
+def frozen_copy(
+  params: Any, config: transformer.TransformerConfig, *, offload: bool = False
+) -> Any:
   """What a frozen or reference slot holds: the parameters in the compute dtype, never the live
-  ones.
+  ones; with `offload` in host memory.
   """
-  return _laid_out(lambda p: transformer.compute_params(_copied(p), config), params)
+  out = _laid_out(lambda p: transformer.compute_params(_copied(p), config), params)
+  return jax.device_put(out, sharding.on_host(layout_of(out))) if offload else out
 
 
 def phase_program(spec: phases.PhaseSpec, state: PolicyState):

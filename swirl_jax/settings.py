@@ -197,13 +197,15 @@ class EvaluationSettings:
 @dataclasses.dataclass(frozen=True)
 class MeshSettings:
   """Devices by axis; their product must be the number of devices. rollout_gather: gather the
-  weights over fsdp once per rollout.
+  weights over fsdp once per rollout. offload_frozen: the models that a phase only reads lie in host
+  memory, and are copied to the devices where a step reads them.
   """
 
   data: int = 1
   fsdp: int = 1
   tensor: int = 1
   rollout_gather: bool = False
+  offload_frozen: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
+HOST = "pinned_host"  # the kind of host memory from which devices copy
 BATCH = ("data", "fsdp")  # the mesh axes over which a batch is split
 
 # Layer parameters carry a leading axis L (never split). Vocabulary, heads and feed-forward go to
@@ -85,6 +86,11 @@ def tree_shardings(tree: Any, mesh: Mesh, *, gather_fsdp: bool = False) -> Any:
     ),
     tree,
   )
+
+
+def on_host(layout: Any) -> Any:
+  """The same shardings in the host's pinned memory."""
+  return jax.tree.map(lambda at: at.with_memory_kind(HOST), layout)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -143,7 +143,8 @@ class StageRun:
     if not self.is_phase:
       return None
     run, stage, spec = self.run, self.stage, self.spec
-    freeze = lambda name: programs.frozen_copy(run.models[name], run.players.fwm.config)  # noqa: E731
+    config, offload = run.players.fwm.config, run.settings.mesh.offload_frozen
+    freeze = lambda name: programs.frozen_copy(run.models[name], config, offload=offload)  # noqa: E731
     prior = spec.reward.prior or spec.reference == "prior"
     return phases.Slots(
       frozen=freeze(stage.frozen),

@@ -61,6 +61,17 @@ def test_shared_weights_pass_one_frozen_tree():
   assert found["reference"] == 0 < found["frozen"]
 
 
+def test_frozen_trees_in_host_memory():
+  on_device, offloaded = settings(), settings(mesh__offload_frozen=True)
+  here, there = (memory.slot_bytes(s, "phase1", ONE) for s in (on_device, offloaded))
+  assert there["frozen"] == there["reference"] == 0
+  assert there["policy"] == here["policy"]
+  moved = memory.host_bytes(offloaded, "phase1", ONE)
+  assert moved == here["frozen"] + here["reference"]
+  assert memory.host_bytes(on_device, "phase1", ONE) == 0
+  assert "held in host memory" in memory.table(offloaded)
+
+
 def test_a_real_world_and_its_table():
   text = memory.table(from_config(minigrid.get_config().to_dict()))
   assert text.count("held in all") == 2 and "64 prompts x 8 samples" in text

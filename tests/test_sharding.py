@@ -55,13 +55,19 @@ def trees(config):
   return params, Slots(*others, base=jax.tree.map(lambda a: 0.6 * a, base))
 
 
-def on(mesh, config=CONFIG):
-  """`update` on a mesh, everything laid out by the rules; without a mesh on one device."""
+def on(mesh, config=CONFIG, *, offload=False):
+  """`update` on a mesh, everything laid out by the rules, with `offload` the slots in host memory;
+  without a mesh on one device.
+  """
   (params, slots), batch = trees(config), tiny.transitions(0, 16)
   key, run = jax.random.key(1), tiny.jit(functools.partial(update, spec=spec_of(config)))
   if mesh is None:
     return jax.device_get(run(params, slots, batch, key, tiny.hyper()))
-  params, slots = jax.device_put((params, slots), sharding.tree_shardings((params, slots), mesh))
+  layout = sharding.tree_shardings((params, slots), mesh)
+  params, slots = jax.device_put((params, slots), layout)
+  if offload:
+    slots = jax.device_put(slots, sharding.on_host(layout[1]))
+    assert {a.sharding.memory_kind for a in jax.tree.leaves(slots)} == {sharding.HOST}
   with jax.set_mesh(mesh):
     return jax.device_get(run(params, slots, sharding.put_batch(batch, mesh), key, tiny.hyper()))
 
@@ -82,7 +88,8 @@ def assert_equal(found, expected):
 
 @pytest.mark.parametrize("shape", MESHES, ids=str)
 def test_eight_devices_equal_one(one_device, shape):
-  assert_equal(on(mesh_of(shape)), one_device)
+  """One of them with frozen trees that lie in host memory."""
+  assert_equal(on(mesh_of(shape), offload=shape == MESHES[-1]), one_device)
 
 
 def test_eight_devices_equal_one_for_adapters_over_one_base():

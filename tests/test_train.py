@@ -142,7 +142,7 @@ def test_each_step_is_compiled_once(whole):
 @pytest.mark.parametrize(
   "overrides",
   [
-    ("compare=()", "weights=shared"),
+    ("compare=()", "weights=shared", "mesh.offload_frozen=True"),
     ("compare=('labels_only',)", "model.lora_rank=2"),
     (
       "compare=('paper_phase1',)",
