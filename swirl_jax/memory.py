@@ -114,9 +114,7 @@ def arguments(
   state = jax.eval_shape(lambda p: programs.new_state(spec.optimizer, p), params)
   frozen = jax.eval_shape(lambda p: transformer.compute_params(p, config), params)
   prior = spec.reward.prior or spec.reference == "prior"
-  base = None
-  if config.lora_rank:
-    base = jax.eval_shape(lambda: programs.base_params(config, new_key()))
+  base = base_of(config) if config.lora_rank else None
   slots = phases.Slots(
     frozen=read(frozen),
     reference=read(frozen) if spec.reference == "snapshot" else None,
@@ -136,12 +134,22 @@ def spec_of(settings: Settings, players: programs.Roles, kind: str) -> phases.Ph
 
 def trained(players: programs.Roles) -> Any:
   """What training trains of one model, float32."""
-  return jax.eval_shape(lambda: programs.trained_params(players.fwm.config, jax.random.key(0)))
+  return _shapes(programs.trained_params, players.fwm.config)
 
 
-def laid_out(tree: Any, mesh, *, on_host: bool = False) -> Any:
+def base_of(config: transformer.TransformerConfig) -> Any:
+  """A whole model in the compute dtype."""
+  return _shapes(programs.base_params, config)
+
+
+@functools.cache
+def _shapes(make, config: transformer.TransformerConfig) -> Any:
+  return jax.eval_shape(lambda: make(config, jax.random.key(0)))
+
+
+def laid_out(tree: Any, mesh, *, on_host: bool = False, gather_fsdp: bool = False) -> Any:
   """The shapes of a tree with the rules' layout on a mesh, in the devices' memory or the hosts'."""
-  layout = sharding.tree_shardings(tree, mesh)
+  layout = sharding.tree_shardings(tree, mesh, gather_fsdp=gather_fsdp)
   if on_host:
     layout = sharding.on_host(layout)
   return jax.tree.map(
@@ -216,21 +224,61 @@ def host_bytes(settings: Settings, kind: str, mesh) -> int:
 
 
 def temporary_bytes(settings: Settings, kind: str, mesh) -> dict[str, int]:
-  """Estimates per device of the largest temporaries of a phase; not all live at one time."""
+  """Estimates per device of the largest temporaries of a phase; not all live at one time.
+
+  Activations are the inputs of every layer, where these are computed again in the backward pass
+  (remat "full"), and one layer's own; without remat, every layer's.
+  """
   players, lengths = players_of(settings)
   phase: PhaseSettings = getattr(settings, kind)
   role = players.fwm if kind == "phase1" else players.idm
-  c = role.config
-  rows = -(-phase.prompts // (mesh.shape["data"] * mesh.shape["fsdp"]))
-  heads = -(-c.n_kv_heads // mesh.shape["tensor"])
-  token = 2 * c.n_layers * heads * c.head_dim * jnp.dtype(c.compute_dtype).itemsize
-  words = -(-c.vocab_size // mesh.shape["tensor"])
+  c, tensor = role.config, mesh.shape["tensor"]
+  of_device = lambda n: -(-n // (mesh.shape["data"] * mesh.shape["fsdp"]))  # noqa: E731
+  rows, item = of_device(phase.prompts), jnp.dtype(c.compute_dtype).itemsize
+  token = 2 * c.n_layers * -(-c.n_kv_heads // tensor) * c.head_dim * item
+  words = -(-c.vocab_size // tensor)
+  prompt, length = prompt_length(role.template, lengths), role.decoding.length
+  # One micro-batch: prompts, each with its samples.
+  micro = phase.micro_batch or phase.keep or phase.prompts
+  group = phase.micro_group or phase.group
+  scored = micro * group * max(1, min(length, c.logprob_chunk // (micro * group)))
+  tokens = of_device(micro) * (prompt + group * length)
+  layer = 4 * c.d_model + (3 * c.d_ff + 2 * (c.n_heads + c.n_kv_heads) * c.head_dim) // tensor
+  kept = tokens * item * c.n_layers * (c.d_model if c.remat == "full" else layer)
+  gathered = laid_out(base_of(c), mesh, gather_fsdp=settings.mesh.rollout_gather)
   return {
     "gradients": bytes_per_device(laid_out(trained(players), mesh)),
-    "prompt's keys and values": rows * prompt_length(role.template, lengths) * token,
-    "rollout's cache": rows * phase.group * role.decoding.length * token,
-    "logits of a chunk": 4 * c.logprob_chunk * words,
+    "weights of a rollout": bytes_per_device(gathered),
+    "prompt's keys and values": rows * prompt * token,
+    "rollout's cache": rows * phase.group * length * token,
+    "activations": kept + (2 * tokens * item * layer if c.remat == "full" else 0),
+    "logits of a chunk": 4 * of_device(scored) * words,
   }
+
+
+def peak_bytes(settings: Settings, kind: str, mesh) -> int:
+  """An estimate per device: the slots, and the larger of what a rollout and an update need."""
+  t = temporary_bytes(settings, kind, mesh)
+  rollout = t["weights of a rollout"] + t["prompt's keys and values"] + t["rollout's cache"]
+  update = 2 * t["gradients"] + t["activations"] + t["logits of a chunk"]  # the sum and the newest
+  return sum(slot_bytes(settings, kind, mesh).values()) + max(rollout, update)
+
+
+def most_prompts(settings: Settings, kind: str, mesh, limit: float) -> int:
+  """The most prompts, a multiple of those that the mesh divides, whose estimated peak is within
+  `limit` bytes per device; micro-batches and samples as they are.
+  """
+  step = mesh.shape["data"] * mesh.shape["fsdp"]
+  phase: PhaseSettings = getattr(settings, kind)
+
+  def fits(count: int) -> bool:
+    changed = dataclasses.replace(phase, prompts=count, keep=0, micro_batch=min(step, count))
+    return peak_bytes(dataclasses.replace(settings, **{kind: changed}), kind, mesh) <= limit
+
+  count = 0
+  while count < 64 * step and fits(count + step):
+    count += step
+  return count
 
 
 def describe(settings: Settings, kind: str) -> str:
@@ -264,8 +312,8 @@ def table(settings: Settings) -> str:
     if settings.mesh.offload_frozen:
       size = host_bytes(settings, kind, mesh)
       lines.append(f"  {'held in host memory':26s} {size / GB:10.3f} GB")
-    for name, size in temporary_bytes(settings, kind, mesh).items():
-      lines.append(f"  {'~ ' + name:26s} {size / GB:10.3f} GB")
+    estimates = temporary_bytes(settings, kind, mesh) | {"peak": peak_bytes(settings, kind, mesh)}
+    lines += [f"  {'~ ' + name:26s} {size / GB:10.3f} GB" for name, size in estimates.items()]
   return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh
 
-from configs import liquid_7b_shape, minigrid
+from configs import liquid_7b_shape, minigrid, text_shapes
 from swirl_jax import memory, sharding
 from swirl_jax.settings import from_config
 
@@ -16,6 +16,7 @@ def mesh_of(data, fsdp, tensor):
 
 
 ONE = mesh_of(1, 1, 1)
+PHASE1 = liquid_7b_shape.get_config().phase1.to_dict()
 
 
 def settings(**changes):
@@ -76,6 +77,28 @@ def test_a_real_world_and_its_table():
   text = memory.table(from_config(minigrid.get_config().to_dict()))
   assert text.count("held in all") == 2 and "64 prompts x 8 samples" in text
   assert not [a for a in jax.live_arrays() if a.size > 10**6]
+
+
+def test_the_most_prompts_are_the_most_that_fit():
+  text, mesh = from_config(text_shapes.get_config("qwen2_5_3b").to_dict()), mesh_of(1, 32, 2)
+
+  def peak(prompts):
+    phase = dataclasses.replace(text.phase1, prompts=prompts)
+    return memory.peak_bytes(dataclasses.replace(text, phase1=phase), "phase1", mesh)
+
+  found = memory.most_prompts(text, "phase1", mesh, 16 * memory.GB)
+  assert found % 32 == 0 < found
+  assert peak(found) <= 16 * memory.GB < peak(found + 32)
+  assert memory.most_prompts(text, "phase1", mesh, memory.GB) == 0
+
+
+def test_parts_of_a_group_hold_fewer_activations():
+  whole, parts = (
+    memory.temporary_bytes(settings(phase1=PHASE1 | {"micro_group": g}), "phase1", ONE)
+    for g in (0, 2)
+  )
+  assert parts["activations"] < 0.5 * whole["activations"]
+  assert parts["rollout's cache"] == whole["rollout's cache"]
 
 
 def test_prompts_that_are_too_short():
