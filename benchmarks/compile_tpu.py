@@ -12,7 +12,9 @@ arguments laid out as there (`tests/test_same_program.py` compares the jaxprs). 
 - idle residents: the models that a run keeps on the chips beside the program's own arguments
   (`plan.needed`: float32 trees for later stages and the comparison at the end), at their most;
 - the sum, arguments + outputs - aliased + temporaries + program + idle, against the chip's memory.
-  A GB is 10^9 bytes. Exits with 1 where it exceeds, or where the compiler finds no room.
+  A GB is 10^9 bytes. Exits with 1 where it exceeds, or where the compiler finds no room;
+- before it compiles, an estimate (`memory.peak_bytes`) and the most prompts of which it says that
+  they fit; `--config.phase1.prompts=...` compiles these.
 
 No FLOPs or seconds: `cost_analysis()` counts the body of a loop once.
 
@@ -125,6 +127,12 @@ def main(argv):
   with jax.set_mesh(mesh):
     for kind in flags.FLAGS.phases:
       print(memory.describe(settings, kind), flush=True)
+      peak = memory.peak_bytes(settings, kind, mesh) / GB
+      most, group = memory.most_prompts(settings, kind, mesh, limit), getattr(settings, kind).group
+      print(
+        f"  estimated    {peak:8.2f} GB; at most {most} prompts x {group} samples",
+        flush=True,
+      )
       try:
         figures = measure(settings, kind)
       except jax.errors.JaxRuntimeError as error:
