@@ -34,8 +34,7 @@ import time  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks import compile_tpu  # noqa: E402
-from swirl_jax import phases, programs, rng, sharding  # noqa: E402
+from swirl_jax import memory, phases, programs, rng, sharding  # noqa: E402
 from swirl_jax.settings import Settings, from_config  # noqa: E402
 from swirl_jax.types import Segment, Transition  # noqa: E402
 
@@ -88,7 +87,7 @@ class Phase:
   def __init__(self, settings: Settings):
     self.settings = settings
     phase = settings.phase1
-    players, _ = compile_tpu.players_of(settings)
+    players, _ = memory.players_of(settings)
     spec = programs.phase_spec(phase, players, phase="phase1", shared=False)
     config, self.root = players.fwm.config, jax.random.key(0)
     fwm, idm = (

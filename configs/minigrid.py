@@ -17,11 +17,13 @@ def get_config(setting="default"):
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.weights = "separate"
+  c.pretrained = ""
+  c.prompts = "plain"
   c.world = {
     "name": "minigrid", "seed": 0,
     "labelled": 4000, "unlabelled": 16000, "validation": 400, "test": 600, "heldout": 300,
   }
-  c.data = {"fwm_labels": 150, "idm_labels": 1000, "dir": ""}
+  c.data = {"fwm_labels": 150, "idm_labels": 1000, "dir": "", "state_len": 0, "action_len": 0}
   c.model = {
     "d_model": 96, "n_layers": 3, "n_heads": 4, "n_kv_heads": 4, "head_dim": 24, "d_ff": 256,
     "vocab_size": 0, "max_len": 0, "rope_theta": 10_000.0, "rope_scaling": "none",
@@ -35,7 +37,7 @@ def get_config(setting="default"):
     "attention_chunk": 0,
     "lora_rank": 0, "lora_alpha": 16.0, "lora_targets": ("qkv", "out", "gate_up", "down"),
   }
-  c.mesh = {"data": 1, "fsdp": 1, "tensor": 1, "rollout_gather": False}
+  c.mesh = {"data": 1, "fsdp": 1, "tensor": 1, "rollout_gather": False, "offload_frozen": False}
   c.pretrain = sft(steps=1000)
   c.warmup_fwm = sft(steps=1200, schedule="constant", validate_every=100, patience=3)
   c.warmup_idm = sft(steps=1200, schedule="constant", validate_every=200, patience=2)
@@ -62,7 +64,7 @@ def sft(*, steps, schedule="cosine", validate_every=0, patience=0):
     "steps": steps, "batch": 64, "validate_every": validate_every, "patience": patience,
     "optimizer": {
       "learning_rate": 1e-3, "warmup_steps": 20, "schedule": schedule, "weight_decay": 0.0,
-      "clip_norm": 1.0,
+      "clip_norm": 1.0, "mu_dtype": "float32",
     },
   }
 
@@ -75,12 +77,13 @@ def phase(*, steps, learning_rate):
     "steps": steps, "prompts": 64, "keep": 32, "group": 8, "anchor": 32, "anchor_weight": 0.5,
     "optimizer": {
       "learning_rate": learning_rate, "warmup_steps": 10, "schedule": "constant",
-      "weight_decay": 0.0, "clip_norm": 1.0,
+      "weight_decay": 0.0, "clip_norm": 1.0, "mu_dtype": "float32",
     },
     "temperature": 1.0, "top_k": 0, "top_p": 1.0,
     "beta": 0.04, "kl": "k3", "kl_in": "loss", "reference": "snapshot",
     "advantages": "grpo", "ratio": "token", "reduction": "token",
     "clip_low": 0.2, "clip_high": 0.2, "inner_epochs": 1, "micro_batch": 0,
+    "micro_group": 0,
     "reward": {"reduce": "mean", "floor": -10.0, "count_end": True, "prior": False},
     "correct_sampler": False, "importance_cap": 2.0, "mask_truncated": False,
     "latents": "fresh", "latent_temperature": 1.0, "latent_floor": -2.0,

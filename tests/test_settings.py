@@ -43,6 +43,21 @@ def test_the_shipped_configs_are_settings(module):
     assert settings.from_config(c.to_dict()).weights == weights
 
 
+def test_the_default_config_has_every_field():
+  """So that every one can be set on the command line."""
+
+  def missing(given, found, path="config"):
+    for field in dataclasses.fields(found):
+      value, where = getattr(found, field.name), f"{path}.{field.name}"
+      if field.name not in given:
+        yield where
+      elif dataclasses.is_dataclass(value):
+        yield from missing(given[field.name], value, where)
+
+  c = minigrid.get_config().to_dict()
+  assert list(missing(c, settings.from_config(c))) == []
+
+
 def test_the_papers_setting():
   """method.md's table for text: T 0.7, top-p 0.96, β 0.1, cosine; the code's reward."""
   ours, paper = (settings.from_config(minigrid.get_config(s).to_dict()) for s in minigrid.SETTINGS)
