@@ -33,8 +33,8 @@ def world_of(settings: Settings, folder: os.PathLike | None = None) -> builders.
     found = json.loads(begun.read_text()).get("source", "")
     if found != world.source:
       raise ValueError(
-        f"the run in {str(folder)!r} was begun with a file whose SHA-256 is {found}; what would be "
-        f"read now ({own}) has {world.source}. Restore it, or choose another work directory."
+        f"the run in {str(folder)!r} was begun with a file whose SHA-256 is {found}; that of "
+        f"{own} is now {world.source}. Restore the file, or choose another work directory."
       )
   if not settings.pretrained:
     return world

@@ -20,7 +20,10 @@ import numpy as np
 
 from swirl_jax.data.tokenizers import WordTokenizer
 
-WORLDS = {"minigrid": "swirl_jax.data.builders.minigrid"}  # name → module
+WORLDS = {  # name → module
+  "jsonl": "swirl_jax.data.builders.jsonl",
+  "minigrid": "swirl_jax.data.builders.minigrid",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # one object a world: hashed by identity
