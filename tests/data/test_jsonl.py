@@ -312,13 +312,12 @@ def test_a_changed_file_is_refused(tmp_path):
 
 # -- a whole run ---------------------------------------------------------------------------------
 
-TINY = (
-  "weights=shared", "compare=()", "pretrain.steps=0", "swirl.iterations=1", "world.labelled=150",
+TINY = (  # phase I alone: every program takes seconds to compile
+  "weights=shared", "compare=()", "pretrain.steps=0", "warmup_fwm.steps=0", "world.labelled=150",
+  "swirl.iterations=1", "swirl.order=('phase1',)", "phase1.steps=1", "phase1.prompts=4",
+  "phase1.keep=0", "phase1.group=2", "phase1.anchor=0", "phase1.beta=0.0",
   "model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.n_kv_heads=1",
-  "model.head_dim=8", "model.d_ff=16", "warmup_fwm.steps=2", "warmup_fwm.patience=0",
-  "warmup_fwm.batch=8",
-  *(f"{p}.{k}" for p in ("phase1", "phase2")
-    for k in ("steps=1", "prompts=4", "keep=0", "group=2", "anchor=0")),
+  "model.head_dim=8", "model.d_ff=16",
   "evaluation.batch=16", "evaluation.best_of=2", "evaluation.turns=2", "evaluation.chains=2",
 )  # fmt: skip
 
