@@ -72,7 +72,7 @@ def without(name):
 @pytest.mark.parametrize(
   ("line", "said"),
   [
-    ('{"x": "a",', "the line is '{\"x\": \"a\",', must be one JSON object (Expecting"),
+    ('{"x": "a",', 'the line is \'{"x": "a",\', must be one JSON object (Expecting'),
     ("", "the line is '', must be one JSON object"),
     ("[1]", "the line is [1], must be one JSON object"),
     ("[" * 10**5, "must be one JSON object"),

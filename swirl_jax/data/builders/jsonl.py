@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -320,16 +321,10 @@ def _empty(split: str, counts: Mapping[str, Mapping[str, int]], settings) -> str
 # -- the world -----------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class JsonlConfig(tfds.core.BuilderConfig):
-  """The name is a digest of the settings: other settings, other folder."""
-
-  source: _Source | None = dataclasses.field(default=None, repr=False)
-
-
 class JsonlText(tfds.core.GeneratorBasedBuilder):
   """Transitions from a user's file; `info.metadata` holds the counts."""
 
+  source: _Source  # what it writes
   VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same file gives other records
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -342,20 +337,23 @@ class JsonlText(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    source = self.builder_config.source
-    self.info.metadata.update(source.counts)
-    (self.data_path / _WORLD).write_text(json.dumps(source.described()))
-    return {name: self._generate_examples(records) for name, records in source.splits.items()}
+    self.info.metadata.update(self.source.counts)
+    (self.data_path / _WORLD).write_text(json.dumps(self.source.described()))
+    return {name: self._generate_examples(records) for name, records in self.source.splits.items()}
 
   def _generate_examples(self, records) -> Iterator[tuple[int, dict[str, Any]]]:
     for key, record in enumerate(records):
       yield key, dataclasses.asdict(record)
 
 
-def _open(data_dir: str, settings: Mapping[str, Any], source: _Source | None = None) -> JsonlText:
+def _open(data_dir: str, settings: Mapping[str, Any]) -> JsonlText:
+  """The builder in a folder whose name is a digest of the settings: other settings, other folder.
+
+  (A tfds config of that name would be logged as a custom one at every start.)
+  """
   text = json.dumps(settings, sort_keys=True)
   name = f"settings_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-  return JsonlText(config=JsonlConfig(name=name, source=source), data_dir=data_dir)
+  return JsonlText(data_dir=os.path.join(data_dir, name))
 
 
 def _kept(builder: JsonlText) -> _Source | None:
@@ -370,7 +368,8 @@ def _builder(
   """The tfds builder. Raises ValueError where the data there comes from another file, and for lines
   that don't fit the tokenizer of a checkpoint.
   """
-  builder, path = _open(data_dir, settings, source), pathlib.Path(settings["path"])
+  builder, path = _open(data_dir, settings), pathlib.Path(settings["path"])
+  builder.source = source
   kept, now = _kept(builder), source.digest
   if kept is None:
     if world.reader is not None:
