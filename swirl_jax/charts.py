@@ -65,6 +65,9 @@ figcaption{font-size:12px;color:var(--muted);line-height:1.3;padding-top:5px}
   width:118px;color:var(--muted);vertical-align:bottom}
 .film td:first-child{width:74px;text-align:left;vertical-align:middle}
 .film img{width:104px;border-radius:6px}
+.state{font-size:11.5px;line-height:1.5;margin:0;text-align:left;color:var(--ink);
+  overflow-wrap:anywhere}
+.state mark{background:none;outline:2px solid #f0f;border-radius:2px;padding:0 2px}
 .words{font-size:14px;font-weight:600;color:var(--ink)}
 details{margin-top:8px}summary{cursor:pointer;color:var(--muted)}
 pre{background:#f6f7fa;border-radius:10px;padding:12px;overflow-x:auto;font-size:12px;

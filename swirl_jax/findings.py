@@ -160,6 +160,11 @@ def methods(run: RunFolder, split: str = "test") -> list[Method]:
   return found
 
 
+def has_heldout(found: Sequence[Method]) -> bool:
+  """Whether the table has a column for the held-out levels: not every world has them."""
+  return any(m.heldout is not None for m in found)
+
+
 def absent(run: RunFolder) -> list[str]:
   """What a finished run would have and this one has not: files, and methods without a test."""
   wanted = {"warmup", "swirl", *run.config.get("compare", set(METHODS) - {"warmup", "swirl"})}
@@ -260,15 +265,17 @@ def terminal(run: RunFolder) -> str:
     lines.append(f"  {gauge.title:<32} {share(gauge.value):>6}  {words[gauge.good]}".rstrip())
   found = methods(run)
   lines += ["", "Test, greedy exact match of the FWM"]
-  head = ("method", "exact", "95% interval", "changed", "sampled", "heldout", "updates", "time")
-  form = "  {:<24} {:>6} {:>16} {:>8} {:>8} {:>8} {:>8} {:>8}"
+  held = has_heldout(found)
+  head = ("method", "exact", "95% interval", "changed", "sampled", *["heldout"] * held, "updates",
+          "time")  # fmt: skip
+  form = "  {:<24} {:>6} {:>16}" + " {:>8}" * (len(head) - 3)
   lines.append(form.format(*head))
   for m in found:
     between = f"{share(m.metrics.get('exact_low'))} – {share(m.metrics.get('exact_high'))}"
     cells = (m.metrics.get(k) for k in ("exact", "changed_exact", "sampled_exact"))
     exact, changed, sampled = (share(c) for c in cells)
     lines.append(form.format(
-      m.title, exact, between, changed, sampled, share(m.heldout), m.updates,
+      m.title, exact, between, changed, sampled, *[share(m.heldout)] * held, m.updates,
       duration(m.seconds)))  # fmt: skip
   if not found:
     lines.append("  no test yet")

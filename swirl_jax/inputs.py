@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from swirl_jax.data import builders, pipeline
+from swirl_jax.data import builders, pipeline, transitions
 from swirl_jax.evaluation import one_step
 from swirl_jax.programs import Lengths
 from swirl_jax.roles import TransformerRole
@@ -23,8 +23,8 @@ EVALUATED = ("validation", "test", "heldout")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
-  """A world's splits. `arrays`: tokenised training sources; `examples`: what evaluation scores;
-  `summary`: counts for the report.
+  """A world's splits. `arrays`: tokenised training sources; `examples`: what evaluation scores,
+  without the optional splits that the world hasn't; `summary`: counts for the report.
   """
 
   world: builders.World
@@ -55,18 +55,19 @@ def load(settings: Settings, world: builders.World, data_dir: str) -> Data:
   """Collects the world's data if it isn't there, and tokenises it. Raises ValueError for an empty
   split or a label budget beyond it.
   """
-  own = {k: v for k, v in settings.world.items() if k != "name"}
-  builder = world.prepare(data_dir, **own)
+  builder = world.prepare(data_dir)
   limits = pipeline.Lengths(world.state_len, world.state_len, world.action_len)
   tokenize = functools.partial(pipeline.tokenize, tokenizer=world.tokenizer, lengths=limits)
   d, e = settings.data, settings.evaluation
   arrays = {
     "unlabelled": tokenize(pipeline.Split(builder, "unlabelled"), actions=False),
-    "fwm_labels": tokenize(pipeline.Split(builder, "labelled", limit=d.fwm_labels)),
-    "idm_labels": tokenize(pipeline.Split(builder, "labelled", limit=d.idm_labels)),
+    "fwm_labels": tokenize(pipeline.Split(builder, "labelled", limit=d.fwm_labels or None)),
+    "idm_labels": tokenize(pipeline.Split(builder, "labelled", limit=d.idm_labels or None)),
   }
   examples = {}
   for name in EVALUATED:
+    if name in transitions.OPTIONAL and name not in builder.info.splits:
+      continue
     split = pipeline.Split(builder, name)
     examples[name] = one_step.examples(split[: getattr(e, name)], world.tokenizer, limits)
   splits = {name: info.num_examples for name, info in builder.info.splits.items()}
@@ -74,8 +75,9 @@ def load(settings: Settings, world: builders.World, data_dir: str) -> Data:
   summary = {
     "world": settings.world["name"],
     "splits": splits,
-    "fwm_labels": d.fwm_labels,
-    "idm_labels": d.idm_labels,
+    "source": world.source,
+    "fwm_labels": d.fwm_labels or splits["labelled"],
+    "idm_labels": d.idm_labels or splits["labelled"],
     "dropped": {k: v["dropped"] for k, v in counts.items() if k in EVALUATED},
     "counts": counts,
     "scored": {name: len(x.records) for name, x in examples.items()},

@@ -56,7 +56,7 @@ class Stage:
 
 
 SHARED = ("warm", "model")  # with shared weights: after the warm-up, after a phase
-FINAL = ("validation", "test", "heldout")
+FINAL = ("validation", "test", "heldout")  # the last where the world has it
 
 
 def make_plan(settings: Settings) -> tuple[Stage, ...]:

@@ -35,8 +35,10 @@ def write(workdir, world) -> str:
   picture = functools.cache(lambda state, marks=(): charts.png_uri(world.render(state, marks)))
 
   def draw(state: str, truth: str | None = None) -> str:
-    """A picture of a state; its differences from the truth, if given, are outlined."""
+    """A state as a picture or as text; its differences from the truth, if given, are outlined."""
     marks = () if truth is None else world.differences(state, truth)
+    if world.render is None:
+      return _text(world.cells(state), marks)
     return f'<img alt="{_e(state)}" src="{picture(state, marks)}">'
 
   path = pathlib.Path(workdir) / "report.html"
@@ -65,6 +67,13 @@ def page(run: RunFolder, draw) -> str:
 
 def _e(words: Any) -> str:
   return html.escape(str(words))
+
+
+def _text(words: Sequence[str], marks: Sequence[int]) -> str:
+  """Words with those at the positions in `marks` outlined; a missing word is an empty box."""
+  padded = [*words, *[" "] * (max((*marks, -1)) + 1 - len(words))]
+  shown = (f"<mark>{_e(w)}</mark>" if i in marks else _e(w) for i, w in enumerate(padded))
+  return f'<p class="state">{" ".join(shown)}</p>'
 
 
 def _world(run: RunFolder) -> str:
@@ -160,7 +169,7 @@ def _methods(run: RunFolder) -> str:
   )
   if not found:
     return _section("Methods", note, _absent("No method has been tested yet."))
-  rows = []
+  rows, held = [], findings.has_heldout(found)
   for m in found:
     color, x = COLORS[m.name], m.metrics
     values = [findings.share(x.get(k)) for k in ("changed_exact", "sampled_exact")]
@@ -168,10 +177,10 @@ def _methods(run: RunFolder) -> str:
     line = charts.whisker(x["exact"], x["exact_low"], x["exact_high"], color)
     rows.append((m.name, [
       f'<i class="dot" style="background:{color}"></i>{_e(m.title)}', findings.share(x["exact"]),
-      line, between, *values, findings.share(m.heldout), findings.share(m.idm), f"{m.updates:,}",
-      findings.duration(m.seconds)]))  # fmt: skip
-  head = ("method", "exact", charts.scale(), "95%", "changed", "sampled", "held-out level", "IDM",
-          "updates", "time")  # fmt: skip
+      line, between, *values, *[findings.share(m.heldout)] * held, findings.share(m.idm),
+      f"{m.updates:,}", findings.duration(m.seconds)]))  # fmt: skip
+  head = ("method", "exact", charts.scale(), "95%", "changed", "sampled",
+          *["held-out level"] * held, "IDM", "updates", "time")  # fmt: skip
   verdicts = "".join(
     f'<li class="{v.outcome}">{_e(v.sentence())}</li>' for v in findings.versus(run)
   )
@@ -258,8 +267,8 @@ def _figure(image: str, caption: str) -> str:
 
 def _gallery(run: RunFolder, draw) -> str:
   note = (
-    "Test transitions: a state, the action in words, what the FWM predicts, what happened. Cells "
-    "that differ from the truth are outlined. Below each room: what is carried."
+    "Test transitions: a state, the action in words, what the FWM predicts, what happened. Words "
+    "that differ from the truth are outlined."
   )
   groups: dict[tuple, dict[str, str]] = {}
   for s in run.samples.get("gallery", ()):

@@ -19,12 +19,13 @@ def stage_rows(run, stage: Stage) -> Iterator[dict[str, Any]]:
   """
   params = run.model(stage.result)
   fields = _scored_fields(run, stage)
-  total = len(fields) * len(stage.splits) + ("z" in fields)
+  splits = [split for split in stage.splits if split in run.data.examples]
+  total = len(fields) * len(splits) + ("z" in fields)
   with metrics.Progress(total, description=f"scoring {stage.title}") as bar:
     for field in fields:
       role = _drawing(run, field)
       measure = one_step.fwm if field == "y" else one_step.idm
-      for split in stage.splits:
+      for split in splits:
         key = rng.stream(run.root, "evaluation", stage.name, stage.iteration, field, split)
         found = measure(role, params, run.data.examples[split], key=key, **_common(run, field))
         model = "fwm" if field == "y" else "idm"

@@ -157,8 +157,8 @@ class SwirlSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-  """Label budgets: the first n records of the labelled split, for each model; anchors and mixed
-  labels take the FWM's (and the IDM's for Phase II).
+  """Label budgets: the first n records of the labelled split (0: all), for each model; anchors and
+  mixed labels take the FWM's (and the IDM's for Phase II).
   """
 
   fwm_labels: int
@@ -170,8 +170,8 @@ class DataSettings:
   def __post_init__(self):
     _at_least("state_len", self.state_len, 0)
     _at_least("action_len", self.action_len, 0)
-    _at_least("fwm_labels", self.fwm_labels, 1)
-    _at_least("idm_labels", self.idm_labels, 1)
+    _at_least("fwm_labels", self.fwm_labels, 0)
+    _at_least("idm_labels", self.idm_labels, 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """What a run's models start from: fresh parameters, or the checkpoint of a language model."""
 
 import dataclasses
+import json
+import os
+import pathlib
 from typing import Any
 
 import jax
@@ -12,9 +15,27 @@ from swirl_jax.models.transformer import TransformerConfig
 from swirl_jax.settings import Settings
 
 
-def world_of(settings: Settings) -> builders.World:
-  """The run's world, read by the checkpoint's tokenizer where there is one."""
-  world = builders.get(settings.world["name"])
+def data_dir(settings: Settings, folder: os.PathLike) -> str:
+  """Where the data of the run in a folder lies."""
+  return settings.data.dir or str(pathlib.Path(folder) / "data")
+
+
+def world_of(settings: Settings, folder: os.PathLike | None = None) -> builders.World:
+  """The world of the run in a folder, read by the checkpoint's tokenizer where there is one.
+
+  Raises ValueError where the world comes from another file than that of the run.
+  """
+  own = {name: value for name, value in settings.world.items() if name != "name"}
+  where = (settings.data.dir or None) if folder is None else data_dir(settings, folder)
+  world = builders.get(settings.world["name"], own, where)
+  begun = None if folder is None else pathlib.Path(folder) / "dataset.json"
+  if begun is not None and begun.exists():
+    found = json.loads(begun.read_text()).get("source", "")
+    if found != world.source:
+      raise ValueError(
+        f"the run in {str(folder)!r} was begun with a file whose SHA-256 is {found}; that of "
+        f"{own} is now {world.source}. Restore the file, or choose another work directory."
+      )
   if not settings.pretrained:
     return world
   reader = fast_tokenizers.open_tokenizer(huggingface.resolve(settings.pretrained))

@@ -48,13 +48,13 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   mesh = sharding.make_mesh(
     data=settings.mesh.data, fsdp=settings.mesh.fsdp, tensor=settings.mesh.tensor
   )
-  world = start.world_of(settings)
+  folder = pathlib.Path(workdir)
+  world = start.world_of(settings, folder)
   players = programs.make_roles(settings, world.tokenizer, inputs.lengths_of(world))
   for stage in make_plan(settings):
     programs.stage_spec(stage, players)
-  folder = pathlib.Path(workdir)
   open_workdir(config, folder)
-  data = inputs.load(settings, world, settings.data.dir or str(folder / "data"))
+  data = inputs.load(settings, world, start.data_dir(settings, folder))
   if jax.process_index() == 0:
     write_json_atomic(folder / "dataset.json", data.summary)
   return Job(settings, folder, mesh, players, data)

@@ -60,7 +60,7 @@ def open_run(workdir: str) -> Iterator[TrainedRun]:
       f"workdir = {workdir!r}: no config.json there, so it isn't the folder of a run."
     )
   settings = from_config(json.loads(path.read_text()))
-  world = start.world_of(settings)
+  world = start.world_of(settings, folder)
   players = players_of(settings, world)
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
   with Checkpointer(folder / "checkpoints", read_only=True) as found:

@@ -151,8 +151,15 @@ def fabricate(folder, *, exact=EXACT, pairs=PAIRS):
   return folder
 
 
-def page(folder):
-  table = report.write(folder, World())
+class Words(World):
+  """The same world without pictures."""
+
+  render = None
+  cells = staticmethod(lambda state: tuple(state.split()))
+
+
+def page(folder, world=World):
+  table = report.write(folder, world())
   return table, (folder / "report.html").read_text()
 
 
@@ -197,6 +204,30 @@ def test_differences_are_marked(tmp_path):
   world = World()
   assert charts.png_uri(world.render("c c c", (0, 1, 2))) in text  # predicted for a b d
   assert charts.png_uri(world.render("a b d", ())) in text
+
+
+def test_without_pictures_the_words_are_shown(tmp_path):
+  pairs = [("a b c", "go", "a b <d>"), ("b b", "stop", "c c c"), *PAIRS[:4]]
+  _, text = page(fabricate(tmp_path, pairs=pairs), Words)
+  assert "<img" not in text
+  assert '<p class="state">a b c</p>' in text and '<p class="state">a b &lt;d&gt;</p>' in text
+  marked = "".join(f" <mark>{w}</mark>" for w in "ccc").strip()
+  assert f'<p class="state">{marked}</p>' in text  # predicted for a b <d>
+  missing = '<mark>green</mark> <mark>blue</mark> <mark>blue</mark>'
+  assert f'<p class="state">{missing}</p>' in text
+  assert report._text(("a",), (1,)) == '<p class="state">a <mark> </mark></p>'
+
+
+def test_a_world_without_held_out_levels_has_no_column_for_them(tmp_path):
+  table, text = page(fabricate(tmp_path))
+  assert "heldout" in table and "<th>held-out level</th>" in text
+  path = tmp_path / "evaluations.jsonl"
+  lines = [n for n in path.read_text().splitlines() if json.loads(n)["split"] != "heldout"]
+  path.write_text("\n".join(lines) + "\n")
+  table, text = page(tmp_path)
+  assert "heldout" not in table and "held-out level" not in text and "Missing" not in table
+  head, body = re.search(r"<thead>(.*?)</thead><tbody>(.*?)</tbody>", text, re.S).groups()
+  assert head.count("<th>") * len(findings.METHODS) == body.count("<td>")
 
 
 def test_a_baseline_that_wins_is_said_to_win(tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 TRAIN_SPLITS = ("labelled", "unlabelled")
 EVALUATION_SPLITS = ("validation", "test", "heldout")
 SPLITS = TRAIN_SPLITS + EVALUATION_SPLITS
+OPTIONAL = frozenset({"heldout"})  # a world without held-out levels hasn't this split
 NO_ACTIONS = frozenset({"unlabelled"})  # the splits whose records carry neither z nor action
 
 

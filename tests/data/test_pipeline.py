@@ -29,7 +29,7 @@ def equal(a, b):
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory):
   sizes = {"labelled": 30, "unlabelled": 30, "validation": 10, "test": 10, "heldout": 10}
-  return get("minigrid").prepare(tmp_path_factory.mktemp("data"), **sizes)
+  return get("minigrid", sizes).prepare(tmp_path_factory.mktemp("data"))
 
 
 def test_tokens_are_padded_on_the_right():

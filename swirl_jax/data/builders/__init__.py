@@ -1,9 +1,9 @@
 """Worlds: what a user brings to train on other data than ours.
 
-A world is a file in this folder that ends in `WORLD = World(...)` and one line in `WORLDS` below.
-It declares its vocabulary and lengths, and how to make its tfds builder, which writes the splits
-and features of `transitions.py` in array_record. `swirl_jax/data/builders/minigrid.py` is an
-example.
+A world is a file in this folder with `DEFAULTS`, what `config.world.*` may say, and one function
+`world(settings, data_dir) -> World`; and one line in `WORLDS` below. It declares its vocabulary and
+lengths, and how to make its tfds builder, which writes the splits and features of `transitions.py`
+in array_record. `swirl_jax/data/builders/minigrid.py` is an example.
 """
 
 import contextlib
@@ -20,23 +20,27 @@ import numpy as np
 
 from swirl_jax.data.tokenizers import WordTokenizer
 
-WORLDS = {"minigrid": "swirl_jax.data.builders.minigrid"}  # name → module that defines WORLD
+WORLDS = {  # name → module
+  "jsonl": "swirl_jax.data.builders.jsonl",
+  "minigrid": "swirl_jax.data.builders.minigrid",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # one object a world: hashed by identity
 class World:
-  """An environment family as text.
+  """An environment family as text, under given settings.
 
   name: as in `WORLDS`.
   words: every word that a state or an action may hold, in a fixed order: the vocabulary.
   state_len, action_len: the greatest number of words of a state and of an action.
-  settings: the names and defaults of what `prepare` takes (sizes of the splits, seed).
-  builder: (data_dir, settings) → tfds builder, not yet prepared; checks the values of the settings.
+  builder: (data_dir, this world) → tfds builder, not yet prepared.
   action_class: an action phrase → what it means, the same for every paraphrase ("pickup red key"),
     or None where it is no phrase of this world. The first word is the class that records hold in
     `action`.
   render: (state text, marks) → a picture, uint8 [height, width, 3]; the words at the positions in
     `marks` are outlined. Draws whatever it is given, since predicted states may be impossible.
+    None: a state is shown as its text.
+  source: the SHA-256 of the file that the world was made from, where it was made from one.
   reader: the tokenizer of a language model, where one reads this world; state_len and action_len
     then count its tokens. None: one token a word.
   """
@@ -45,10 +49,10 @@ class World:
   words: tuple[str, ...]
   state_len: int
   action_len: int
-  settings: Mapping[str, Any]
-  builder: Callable[[str, Mapping[str, Any]], Any]
+  builder: Callable[[str, "World"], Any]
   action_class: Callable[[str], str | None]
-  render: Callable[..., np.ndarray]
+  render: Callable[..., np.ndarray] | None
+  source: str = ""
   reader: Any = None
 
   @functools.cached_property
@@ -66,21 +70,17 @@ class World:
     a, b = self.cells(state), self.cells(truth)
     return tuple(i for i in range(max(len(a), len(b))) if a[i : i + 1] != b[i : i + 1])
 
-  def prepare(self, data_dir: str, **settings) -> Any:
+  def prepare(self, data_dir: str) -> Any:
     """The tfds builder with its data on disk under `data_dir`, collected now if not yet there.
 
     Other settings are other data, in a folder of their own. One process at a time collects into a
     folder; what a killed one left behind is removed first.
     """
-    for key in settings:
-      if key not in self.settings:
-        allowed = ", ".join(self.settings)
-        raise ValueError(f"world {self.name!r} has no setting {key!r}; it has {allowed}")
-    builder = self.builder(os.fspath(data_dir), {**self.settings, **settings})
+    builder = self.builder(os.fspath(data_dir), self)
     folder = pathlib.Path(builder.data_dir)
     if not folder.exists():
       _collect(builder, folder)
-      builder = self.builder(os.fspath(data_dir), {**self.settings, **settings})
+      builder = self.builder(os.fspath(data_dir), self)
     return builder
 
 
@@ -111,8 +111,16 @@ def _locked(path: pathlib.Path):
     yield
 
 
-def get(name: str) -> World:
-  """The world called `name`."""
+def get(name: str, settings: Mapping[str, Any] | None = None, data_dir: str | None = None) -> World:
+  """The world called `name` under settings, the others at their defaults. `data_dir`: where its
+  data lies or will lie, for a world whose vocabulary is that of its data. Raises ValueError for
+  settings that it hasn't, and for values that can't be.
+  """
   if name not in WORLDS:
     raise ValueError(f"unknown world {name!r}; the worlds are {', '.join(sorted(WORLDS))}")
-  return importlib.import_module(WORLDS[name]).WORLD
+  module, settings = importlib.import_module(WORLDS[name]), settings or {}
+  for key in settings:
+    if key not in module.DEFAULTS:
+      allowed = ", ".join(module.DEFAULTS)
+      raise ValueError(f"world {name!r} has no setting {key!r}; it has {allowed}")
+  return module.world({**module.DEFAULTS, **settings}, data_dir)

@@ -54,7 +54,7 @@ HELDOUT = {"put_near_3": ("MiniGrid-PutNear-6x6-N2-v0", {"numObjs": 3}, 0)}
 
 _ALL = {**LEVELS, **HELDOUT}
 
-# What `prepare` takes: transitions by split, and the seed of the whole collection.
+# What a config may say: transitions by split, and the seed of the whole collection.
 SIZES = {"labelled": 4000, "unlabelled": 16000, "validation": 400, "test": 600, "heldout": 300}
 DEFAULTS = {**SIZES, "seed": 0}
 
@@ -323,12 +323,8 @@ class MinigridText(tfds.core.GeneratorBasedBuilder):
       yield key, dataclasses.asdict(record)
 
 
-def builder(data_dir: str, settings: Mapping[str, int]) -> MinigridText:
+def _builder(settings: Mapping[str, int], data_dir: str, world: World) -> MinigridText:
   """The tfds builder of these settings; nothing is collected before `download_and_prepare`."""
-  for name, value in settings.items():
-    low, high = (0, 2**31 - 1) if name == "seed" else (1, SEEDS // 100)
-    if type(value) is not int or not low <= value <= high:
-      raise ValueError(f"minigrid: {name} is {value!r}, must be an integer from {low} to {high}")
   name = _config_name(settings)
   known = name in MinigridText.builder_configs  # tfds wants a declared config by its name
   config = name if known else MinigridConfig(name=name, settings=dict(settings))
@@ -386,13 +382,18 @@ def _tile(word: str, size: int) -> np.ndarray:
   return Grid.render_tile(_object(cell), agent_dir=direction, tile_size=size).copy()
 
 
-WORLD = World(
-  name="minigrid",
-  words=(*_CELLS, *_CARRIED, *dict.fromkeys(w for phrase in _meanings() for w in phrase.split())),
-  state_len=WIDTH * WIDTH + 1,
-  action_len=max(len(phrase.split()) for phrase in _meanings()),
-  settings=DEFAULTS,
-  builder=builder,
-  action_class=action_class,
-  render=render,
-)
+def world(settings: Mapping[str, int], data_dir: str | None) -> World:
+  for name, value in settings.items():
+    low, high = (0, 2**31 - 1) if name == "seed" else (1, SEEDS // 100)
+    if type(value) is not int or not low <= value <= high:
+      raise ValueError(f"minigrid: {name} is {value!r}, must be an integer from {low} to {high}")
+  phrases = _meanings()
+  return World(
+    name="minigrid",
+    words=(*_CELLS, *_CARRIED, *dict.fromkeys(w for phrase in phrases for w in phrase.split())),
+    state_len=WIDTH * WIDTH + 1,
+    action_len=max(len(phrase.split()) for phrase in phrases),
+    builder=functools.partial(_builder, settings),
+    action_class=action_class,
+    render=render,
+  )
