@@ -13,8 +13,8 @@ arguments laid out as there (`tests/test_same_program.py` compares the jaxprs). 
   (`plan.needed`: float32 trees for later stages and the comparison at the end), at their most;
 - the sum, arguments + outputs - aliased + temporaries + program + idle, against the chip's memory.
   A GB is 10^9 bytes. Exits with 1 where it exceeds, or where the compiler finds no room;
-- before it compiles, an estimate (`memory.peak_bytes`) and the most prompts of which it says that
-  they fit; `--config.phase1.prompts=...` compiles these.
+- before it compiles, an estimate (`memory.peak_bytes`) and the most prompts that should fit, with
+  `memory.MARGIN`; `--config.phase1.prompts=...` compiles these.
 
 No FLOPs or seconds: `cost_analysis()` counts the body of a loop once.
 

@@ -19,6 +19,7 @@ MODELS = {
 }  # fmt: skip
 # As many chips along `tensor` as there are kv heads: the cache of 64 samples is then divided.
 MESHES = {"qwen2_5_3b": {"fsdp": 32, "tensor": 2}, "llama3_8b": {"fsdp": 8, "tensor": 8}}
+SAMPLES = {"qwen2_5_3b": 4, "llama3_8b": 2}  # of a prompt whose activations exist at a time
 
 
 def get_config(name="qwen2_5_3b"):
@@ -41,8 +42,8 @@ def get_config(name="qwen2_5_3b"):
   c.warmup_fwm = sft(steps=160)
   c.warmup_idm = sft(steps=160)
   c.swirl = {"iterations": 1}
-  c.phase1 = phase(prompts=MESHES[model]["fsdp"])
-  c.phase2 = phase(prompts=MESHES[model]["fsdp"])
+  c.phase1 = phase(prompts=MESHES[model]["fsdp"], micro_group=SAMPLES[model])
+  c.phase2 = phase(prompts=MESHES[model]["fsdp"], micro_group=SAMPLES[model])
   c.mesh = MESHES[model] | {"rollout_gather": True, "offload_frozen": False}
   return c
 
@@ -51,10 +52,10 @@ def sft(*, steps):
   return {"steps": steps, "batch": 128, "optimizer": {"learning_rate": 2e-5, "warmup_steps": 8}}
 
 
-def phase(*, prompts):
-  """A prompt at a time on a chip (on those that share one), and four of its samples."""
+def phase(*, prompts, micro_group):
+  """A prompt at a time on the chips that share one, and some of its samples."""
   return {
-    "steps": 125, "prompts": prompts, "group": 64, "micro_batch": prompts, "micro_group": 4,
-    "beta": 0.1, "temperature": 0.7, "top_p": 0.96,
+    "steps": 125, "prompts": prompts, "group": 64, "micro_batch": prompts,
+    "micro_group": micro_group, "beta": 0.1, "temperature": 0.7, "top_p": 0.96,
     "optimizer": {"learning_rate": 5e-5, "warmup_steps": 25, "weight_decay": 0.01},
   }  # fmt: skip

@@ -88,7 +88,8 @@ def test_the_most_prompts_are_the_most_that_fit():
 
   found = memory.most_prompts(text, "phase1", mesh, 16 * memory.GB)
   assert found % 32 == 0 < found
-  assert peak(found) <= 16 * memory.GB < peak(found + 32)
+  room = 16 * memory.GB / memory.MARGIN
+  assert peak(found) <= room < peak(found + 32)
   assert memory.most_prompts(text, "phase1", mesh, memory.GB) == 0
 
 
