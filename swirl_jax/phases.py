@@ -353,10 +353,7 @@ def _rows(transition: Transition, groups: Any, spec: PhaseSpec) -> tuple[Transit
       f"phase.micro_group = {spec.micro_group}: {size} samples are not a multiple of it."
     )
   parts = size // (spec.micro_group or size)
-
-  def repeat(a):
-    return jnp.broadcast_to(a[:, None], (prompts_in, parts, *a.shape[1:])).reshape(-1, *a.shape[1:])
-
+  repeat = lambda a: jnp.repeat(a, parts, axis=0)  # noqa: E731
   cut = lambda a: a.reshape(prompts_in * parts, size // parts, *a.shape[2:])  # noqa: E731
   return jax.tree.map(repeat, transition), jax.tree.map(cut, groups)
 
