@@ -145,6 +145,12 @@ def from_world(
   return draw
 
 
+def _fresh_step(state, slots, draw, key, settings, spec) -> PolicyState:
+  """`phase_step` on a batch of its own."""
+  of_batch, of_step = jax.random.split(key)
+  return phase_step(state, slots, draw(of_batch), of_step, settings, spec=spec)[0]
+
+
 def sampled(
   params,
   slots: Slots,
@@ -160,8 +166,7 @@ def sampled(
 
   def step(state, xs):  # the first one only looks: one program holds `watch` once
     key, moved = xs
-    of_batch, of_step = jax.random.split(key)
-    new, _ = phase_step(state, slots, draw(of_batch), of_step, settings, spec=spec)
+    new = _fresh_step(state, slots, draw, key, settings, spec)
     state = jax.tree.map(lambda a, b: jnp.where(moved, a, b), new, state)
     return state, watch(state.params)
 
@@ -190,8 +195,7 @@ def sampled_gradients(
   state = PolicyState(params, spec.optimizer.init(params), jnp.int32(0))
 
   def one(key):
-    of_batch, of_step = jax.random.split(key)
-    new, _ = phase_step(state, slots, draw(of_batch), of_step, settings, spec=spec)
+    new = _fresh_step(state, slots, draw, key, settings, spec)
     return jax.tree.map(jnp.negative, new.opt_state[0].mu)
 
   return jax.vmap(one)(jax.random.split(key, count))

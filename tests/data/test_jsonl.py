@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from swirl_jax import start, train
-from swirl_jax.data import builders, fast_tokenizers, transitions
+from swirl_jax.data import builders, fast_tokenizers, transition_lines, transitions
 from swirl_jax.data.builders import jsonl
 from swirl_jax.data.pipeline import Split
 from swirl_jax.predict import Predictor
@@ -222,7 +222,8 @@ def test_counts_add_up_and_nothing_of_a_test_episode_is_in_training(tmp_path):
 
 
 def test_shares_are_of_the_episodes_and_follow_the_seed(tmp_path):
-  _, lines = jsonl.read(jsonl.DEFAULTS | {"path": write(tmp_path / "own.jsonl", dials(50))})
+  path = write(tmp_path / "own.jsonl", dials(50))
+  _, lines = transition_lines.read(jsonl.DEFAULTS | {"path": path})
   settings = jsonl.DEFAULTS | {"validation": 0.1, "test": 0.3}
   where = jsonl.assign(lines, settings)
   assert collections.Counter(where.values()) == {"train": 30, "validation": 5, "test": 15}

@@ -12,23 +12,22 @@ The vocabulary is the words of the file. It is kept beside the data, which a lat
 that the file itself may be gone by then.
 """
 
-import collections
 import dataclasses
 import functools
 import hashlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from swirl_jax.data import transitions
 from swirl_jax.data.builders import World
-from swirl_jax.data.tokenizers import SPECIAL
+from swirl_jax.data.builders.transition_builder import TransitionBuilder
+from swirl_jax.data.transition_lines import NAMED, Line, Refused, meanings_of, read, same, stop
 from swirl_jax.data.transitions import Record
 
 # path: the file. labelled: the most labelled transitions, 0 for all that have z. validation, test:
@@ -37,28 +36,7 @@ DEFAULTS = {
   "path": "", "seed": 0, "labelled": 0, "validation": 0.1, "test": 0.1, "heldout_levels": (),
 }  # fmt: skip
 
-NAMED = ("train", *transitions.EVALUATION_SPLITS)  # what a line may say of its split
-REQUIRED = {"x": str, "y": str, "episode": (str, int, float)}
-FIELDS = {**REQUIRED, "z": str, "turn": int, "level": str, "split": str, "action": str}
-KINDS = {str: "text", int: "a whole number", (str, int, float): "text or a number"}
-
-# Control characters but tab and line ends, and halves of surrogate pairs, which are no text.
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _WORLD = "world.json"  # beside the data: what `_Source` says without its records
-
-
-class Line(NamedTuple):
-  """A line of the file; z and action are "" where it has none, split "" where it names none."""
-
-  number: int
-  x: str
-  y: str
-  z: str
-  episode: str
-  turn: int
-  level: str
-  split: str
-  action: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,158 +58,6 @@ class _Source:
     """All but the records, for `_WORLD`."""
     names = ("digest", "words", "state_len", "action_len", "meanings")
     return {name: getattr(self, name) for name in names}
-
-
-# -- one line ------------------------------------------------------------------------------------
-
-
-class _Refused(ValueError):
-  """What is wrong with a line: field, what was found, what is allowed."""
-
-
-def _refuse(field: str, found: Any, allowed: str) -> NoReturn:
-  shown = repr(found)
-  shown = shown if len(shown) <= 80 else shown[:77] + "..."
-  raise _Refused(f"{field} is {shown}, must be {allowed}")
-
-
-def _same(text: str) -> str:
-  """A text with its white space normalised: what decides whether two texts are the same."""
-  return " ".join(text.split())
-
-
-def _object(raw: bytes) -> dict[str, Any]:
-  """The JSON object of a line, no field twice."""
-
-  def once(pairs):
-    names = collections.Counter(name for name, _ in pairs)
-    for name, count in names.items():
-      if count > 1:
-        raise _Refused(f"{name} is there {count} times, must be there once")
-    return dict(pairs)
-
-  def finite(constant):
-    _refuse("a number", constant, "finite")
-
-  try:
-    text = raw.decode("utf-8")
-  except UnicodeDecodeError as error:
-    place = f"byte {raw[error.start]:#x} at place {error.start + 1}"
-    raise _Refused(f"the line has the {place}, must be UTF-8") from None
-  try:
-    found = json.loads(text, object_pairs_hook=once, parse_constant=finite)
-  except _Refused:
-    raise
-  except (ValueError, RecursionError) as error:
-    reason = getattr(error, "msg", error)
-    _refuse("the line", text.strip(), f"one JSON object ({reason})")
-  if not isinstance(found, dict):
-    _refuse("the line", found, "one JSON object")
-  return found
-
-
-def _line(number: int, raw: bytes, settings: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields of one line, checked as far as a line alone can be."""
-  found = _object(raw)
-  for name in found:
-    if name not in FIELDS:
-      _refuse("a field", name, f"one of {', '.join(FIELDS)}")
-  for name, kind in FIELDS.items():
-    if name not in found:
-      if name in REQUIRED:
-        raise _Refused(f"{name} is missing, must be {KINDS[kind]}")
-      continue
-    value = found[name]
-    if not isinstance(value, kind) or isinstance(value, bool):
-      _refuse(name, value, KINDS[kind])
-    if isinstance(value, str):
-      if control := _CONTROL.search(value):
-        _refuse(name, value, f"free of control characters ({control.group()!r})")
-      if name != "z" and not value.strip():
-        _refuse(name, value, "text with a word in it")
-  x, y, z = found["x"], found["y"], found.get("z", "")
-  for name, text in (("x", x), ("y", y), ("z", z)):
-    if special := set(text.split()) & set(SPECIAL):
-      _refuse(name, text, f"free of special tokens ({', '.join(sorted(special))})")
-  if _same(x) == _same(y):
-    _refuse("y", y, "another state than x")
-  if not 0 <= found.get("turn", 0) < 2**31:
-    _refuse("turn", found["turn"], f"from 0 to {2**31 - 1}")
-  if found.get("action") and not z.strip():
-    _refuse("action", found["action"], "left out where z is (it is the class of z)")
-  level, split = found.get("level", "all"), found.get("split", "")
-  if split and split not in NAMED:
-    _refuse("split", split, f"one of {', '.join(NAMED)}")
-  if split not in ("", "heldout") and level in settings["heldout_levels"]:
-    _refuse("split", split, f"'heldout' (heldout_levels has {level!r}) or left out")
-  return {**found, "number": number, "z": z if z.strip() else "", "level": level, "split": split,
-          "episode": str(found["episode"]), "action": _same(found.get("action", ""))}  # fmt: skip
-
-
-# -- the file ------------------------------------------------------------------------------------
-
-
-def _stop(path: str, errors: Sequence[tuple[int, str]]) -> None:
-  """Raises ValueError with the first error, if there is one, and how many more lines have one."""
-  if errors:
-    number, what = errors[0]
-    more = f" ({len(errors) - 1} more lines have an error.)" if errors[1:] else ""
-    raise ValueError(f"{path}, line {number}: {what}.{more}")
-
-
-def read(settings: Mapping[str, Any]) -> tuple[str, list[Line]]:
-  """The SHA-256 of the file and its lines, or a ValueError that names the first bad one."""
-  path, digest = settings["path"], hashlib.sha256()
-  lines, errors, episodes, actions = [], [], {}, {}
-  try:
-    with open(path, "rb") as file:
-      for number, raw in enumerate(file, start=1):
-        digest.update(raw)
-        try:
-          found = _line(number, raw, settings)
-          _agree(found, episodes, actions)
-        except _Refused as error:
-          errors.append((number, str(error)))
-          continue
-        turn = episodes[found["episode"]]["lines"] - 1
-        lines.append(Line(**{"turn": turn} | found))
-  except OSError as error:
-    raise ValueError(f"config.world.path = {path!r}: {error.strerror}.") from None
-  _stop(path, errors)
-  if not lines:
-    raise ValueError(f"config.world.path = {path!r}: the file is empty.")
-  named = {name: episode["split"][0] for name, episode in episodes.items() if episode["split"]}
-  return digest.hexdigest(), [n._replace(split=named.get(n.episode, "")) for n in lines]
-
-
-def _agree(found: Mapping[str, Any], episodes: dict, actions: dict) -> None:
-  """Refuses a line that contradicts an earlier one: an episode has one level and one split, its
-  turns are given or not, an action's text has one class.
-  """
-  number, name = found["number"], found["episode"]
-  turn = "given" if "turn" in found else "left out"
-  own = {"level": found["level"], "split": found["split"] or None, "turn": turn}
-  episode = episodes.setdefault(name, {"lines": 0} | dict.fromkeys(own))
-  for field, value in own.items():
-    was, line = episode[field] or (value, number)
-    if value is not None and was != value:
-      raise _Refused(f"{field} is {value}, must be {was}, as in line {line} of episode {name!r}")
-  text, kind = _same(found["z"]), found["action"]
-  if kind and text in actions and actions[text][0] != kind:
-    was, line = actions[text]
-    _refuse("action", kind, f"{was!r}, as in line {line} for the same z")
-  episode["lines"] += 1
-  for field, value in own.items():
-    if value is not None and episode[field] is None:
-      episode[field] = (value, number)
-  if kind:
-    actions.setdefault(text, (kind, number))
-
-
-def _meanings(lines: Sequence[Line]) -> dict[str, str]:
-  """Every action's text → its class: what a line says, or else the text itself."""
-  said = {_same(n.z): n.action for n in lines if n.action}
-  return {text: said.get(text, text) for text in sorted({_same(n.z) for n in lines if n.z})}
 
 
 # -- the splits ----------------------------------------------------------------------------------
@@ -263,7 +89,7 @@ def divide(
   """
   where = assign(lines, settings)
   parts = {name: [n for n in lines if where[n.episode] == name] for name in NAMED}
-  first = {(_same(n.x), _same(n.y), _same(n.z)): n for n in reversed(parts["train"])}
+  first = {(same(n.x), same(n.y), same(n.z)): n for n in reversed(parts["train"])}
   training = sorted(first.values())
   draw = np.random.default_rng(settings["seed"])
   shuffled = lambda found: [found[i] for i in draw.permutation(len(found))]  # noqa: E731
@@ -273,10 +99,10 @@ def divide(
   splits = {"labelled": with_z[:most], "unlabelled": shuffled(sorted(bare))}
   counts = {"file": {"lines": len(lines), "episodes": len(where),
                      "duplicates": len(parts["train"]) - len(training)}}  # fmt: skip
-  met = {_same(state) for n in training for state in (n.x, n.y)}
+  met = {same(state) for n in training for state in (n.x, n.y)}
   for name in transitions.EVALUATION_SPLITS:
     acted = [n for n in parts[name] if n.z]
-    splits[name] = [n for n in acted if not {_same(n.x), _same(n.y)} & met]
+    splits[name] = [n for n in acted if not {same(n.x), same(n.y)} & met]
     counts[name] = {
       "without_z": len(parts[name]) - len(acted), "dropped": len(acted) - len(splits[name]),
     }  # fmt: skip
@@ -297,7 +123,7 @@ def divide(
 def _as_record(n: Line, split: str, meanings: Mapping[str, str]) -> Record:
   if split in transitions.NO_ACTIONS:
     return Record(n.x, n.y, "", n.episode, n.turn, "", n.level)
-  kind = meanings[_same(n.z)].split()[0]
+  kind = meanings[same(n.z)].split()[0]
   return Record(n.x, n.y, n.z, n.episode, n.turn, kind, n.level)
 
 
@@ -321,29 +147,16 @@ def _empty(split: str, counts: Mapping[str, Mapping[str, int]], settings) -> str
 # -- the world -----------------------------------------------------------------------------------
 
 
-class JsonlText(tfds.core.GeneratorBasedBuilder):
+class JsonlText(TransitionBuilder):
   """Transitions from a user's file; `info.metadata` holds the counts."""
 
   source: _Source  # what it writes
   VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same file gives other records
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=__doc__,
-      features=transitions.features(),
-      metadata=tfds.core.MetadataDict(),
-      disable_shuffling=True,
-    )
-
   def _split_generators(self, dl_manager):
     self.info.metadata.update(self.source.counts)
     (self.data_path / _WORLD).write_text(json.dumps(self.source.described()))
     return {name: self._generate_examples(records) for name, records in self.source.splits.items()}
-
-  def _generate_examples(self, records) -> Iterator[tuple[int, dict[str, Any]]]:
-    for key, record in enumerate(records):
-      yield key, dataclasses.asdict(record)
 
 
 def _open(data_dir: str, settings: Mapping[str, Any]) -> JsonlText:
@@ -373,7 +186,7 @@ def _builder(
   kept, now = _kept(builder), source.digest
   if kept is None:
     if world.reader is not None:
-      _stop(settings["path"], list(_misfits(source.lines, world)))
+      stop(settings["path"], list(_misfits(source.lines, world)))
     return builder
   if not source.lines and path.exists():
     with open(path, "rb") as file:
@@ -394,8 +207,8 @@ def _misfits(lines: Sequence[Line], world: World) -> Iterator[tuple[int, str]]:
       for name, limit in limits.items():
         count, most = len(world.tokenizer.encode(getattr(n, name))), getattr(world, limit)
         if count > most:
-          raise _Refused(f"{name} is {count} tokens, must be at most config.data.{limit} = {most}")
-    except _Refused as error:
+          raise Refused(f"{name} is {count} tokens, must be at most config.data.{limit} = {most}")
+    except Refused as error:
       yield n.number, str(error)
     except ValueError as error:
       yield n.number, f"{name}: {error}"
@@ -429,7 +242,7 @@ def _from_file(settings: Mapping[str, Any]) -> _Source:
         f"config.world.heldout_levels has {level!r}: the levels of {settings['path']} are "
         f"{', '.join(levels)}."
       )
-  meanings = _meanings(lines)
+  meanings = meanings_of(lines)
   splits, counts = divide(lines, meanings, settings)
   states = [text.split() for n in lines for text in (n.x, n.y)]
   actions = [text.split() for text in meanings]
@@ -449,7 +262,7 @@ def world(settings: Mapping[str, Any], data_dir: str | None) -> World:
     state_len=source.state_len,
     action_len=source.action_len,
     builder=functools.partial(_builder, settings, source),
-    action_class=lambda phrase: source.meanings.get(_same(phrase)),
+    action_class=lambda phrase: source.meanings.get(same(phrase)),
     render=None,
     source=source.digest,
   )

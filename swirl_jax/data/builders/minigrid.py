@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from swirl_jax.data import transitions
 from swirl_jax.data.builders import World
+from swirl_jax.data.builders.transition_builder import TransitionBuilder
 from swirl_jax.data.transitions import Record
 
 WIDTH = 4  # cells in a row of the room, and rows
@@ -298,29 +299,16 @@ class MinigridConfig(tfds.core.BuilderConfig):
   settings: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-class MinigridText(tfds.core.GeneratorBasedBuilder):
+class MinigridText(TransitionBuilder):
   """Transitions of MiniGrid rooms as text; `info.metadata` holds the counts by split."""
 
   VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same settings give other records
   BUILDER_CONFIGS = [MinigridConfig(name=_config_name(DEFAULTS), settings=DEFAULTS)]
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=__doc__,
-      features=transitions.features(),
-      metadata=tfds.core.MetadataDict(),
-      disable_shuffling=True,
-    )
-
   def _split_generators(self, dl_manager):
     splits, counts = collect(self.builder_config.settings)
     self.info.metadata.update(counts)
     return {split: self._generate_examples(records) for split, records in splits.items()}
-
-  def _generate_examples(self, records):
-    for key, record in enumerate(records):
-      yield key, dataclasses.asdict(record)
 
 
 def _builder(settings: Mapping[str, int], data_dir: str, world: World) -> MinigridText:
