@@ -33,7 +33,7 @@ LINES = (
   (4, ("phases",)),
   (4, ("evaluation/",)),
   (4, ("theory/tables",)),
-  (5, ("theory/learning", "theory/results", "theory/experiments/")),
+  (5, ("theory/learning", "theory/results", "theory/error_rates", "theory/experiments/")),
   (
     5,
     (

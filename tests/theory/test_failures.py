@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swirl_jax.theory import exact
+from swirl_jax.theory import error_rates, exact
 from swirl_jax.theory.experiments import failures, identifiability
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -96,21 +96,21 @@ def test_any_idm_has_an_fwm_that_no_label_free_sign_can_tell(seed):
 
 def test_roc_area_by_hand():
   failed = np.array([False, False, True, True])
-  assert failures.roc_area([0, 1, 2, 3], failed) == 1.0
-  assert failures.roc_area([3, 2, 1, 0], failed) == 0.0
-  assert failures.roc_area([1, 1, 1, 1], failed) == 0.5
-  assert failures.roc_area([0, 2, 1, 3], failed) == 0.75
-  assert np.isnan(failures.roc_area([0, 1], np.array([True, True])))
+  assert error_rates.roc_area([0, 1, 2, 3], failed) == 1.0
+  assert error_rates.roc_area([3, 2, 1, 0], failed) == 0.0
+  assert error_rates.roc_area([1, 1, 1, 1], failed) == 0.5
+  assert error_rates.roc_area([0, 2, 1, 3], failed) == 0.75
+  assert np.isnan(error_rates.roc_area([0, 1], np.array([True, True])))
 
 
 def test_errors_choose_on_one_half_and_measure_on_the_other():
   # Even places: 0 and 1 sound, 5 and 6 failed. Odd places: 7 is sound, 4 failed.
   score = np.array([0.0, 0.0, 1.0, 7.0, 5.0, 4.0, 6.0, 9.0])
   failed = np.array([False, False, False, False, True, True, True, True])
-  assert failures.choose_threshold(score[::2], failed[::2]) == 5.0
-  e = failures.errors(score, failed)
+  assert error_rates.choose_threshold(score[::2], failed[::2]) == 5.0
+  e = error_rates.errors(score, failed)
   assert (e.threshold, e.false_alarms, e.misses, e.area) == (5.0, 0.5, 0.5, 0.75)
-  assert np.isnan(failures.errors(score, np.zeros(8, bool)).area)
+  assert np.isnan(error_rates.errors(score, np.zeros(8, bool)).area)
 
 
 def test_pick_by_cumulated_probabilities():

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from swirl_jax.evaluation import detectors
-from swirl_jax.theory import exact, results
+from swirl_jax.theory import error_rates, exact, results
 from swirl_jax.theory.results import COLORS, Line, Result, Table
 
 LABELS = 64  # the most labelled transitions that a run may draw
@@ -242,62 +242,6 @@ def outcomes(chance: Draws, choices: Choices, *, settings: Settings):
   return jax.vmap(one)(chance, choices)
 
 
-# ---------------------------------------------------------------------------------- error rates
-
-
-class Errors(NamedTuple):
-  """Of one detector on runs that did not choose its threshold (≥ is an alarm)."""
-
-  threshold: float
-  false_alarms: float
-  misses: float
-  area: float  # under the ROC curve: 0.5 by chance
-
-
-def roc_area(score, failed) -> float:
-  """P(score of a failed run > of a sound one) + ½ P(equal); [N], bool [N]. NaN without both."""
-  score, failed = np.asarray(score, float), np.asarray(failed, bool)
-  if failed.all() or not failed.any():
-    return float("nan")
-  order = np.sort(score[~failed])
-  below = np.searchsorted(order, score[failed], "left")
-  through = np.searchsorted(order, score[failed], "right")
-  return float((below + through).mean() / (2 * len(order)))
-
-
-def choose_threshold(score, failed) -> float:
-  """The value of `score` at which false alarms + misses (both as shares) are fewest."""
-  score, failed = np.asarray(score, float), np.asarray(failed, bool)
-  candidates = np.unique(score)
-  alarm = score[None, :] >= candidates[:, None]
-  total = alarm[:, ~failed].mean(1) + (~alarm[:, failed]).mean(1)
-  return float(candidates[total.argmin()])
-
-
-def errors(score, failed) -> Errors:
-  """Threshold from the even runs, rates from the odd ones; NaN where a half lacks a kind."""
-  score, failed = np.asarray(score, float), np.asarray(failed, bool)
-  wrong = failed[1::2]
-  if not all(half.any() and not half.all() for half in (failed[::2], wrong)):
-    return Errors(*(float("nan"),) * 4)
-  threshold = choose_threshold(score[::2], failed[::2])
-  alarm = score[1::2] >= threshold
-  return Errors(
-    threshold,
-    float(alarm[~wrong].mean()),
-    float((~alarm[wrong]).mean()),
-    roc_area(score[1::2], wrong),
-  )
-
-
-def _roc(score, failed, name, color) -> Line:
-  score, failed = np.asarray(score, float), np.asarray(failed, bool)
-  cuts = np.quantile(score, np.linspace(1.0, 0.0, 61))
-  alarm = score[None, :] >= cuts[:, None]
-  x, y = (alarm[:, kind].sum(1) / max(kind.sum(), 1) for kind in (~failed, failed))
-  return Line(name, [0.0, *x.tolist()], [0.0, *y.tolist()], color)
-
-
 # ---------------------------------------------------------------------------------- the experiment
 
 
@@ -347,10 +291,11 @@ def _detection(state, sign) -> tuple[Table, dict, tuple]:
   for failure, title in titles.items():
     failed = state[failure]
     for name in DETECTORS:
-      found[failure, name] = e = errors(sign[name], failed)
+      found[failure, name] = e = error_rates.errors(sign[name], failed)
       rows.append((failure, name, float(failed.mean()), *(None if np.isnan(v) else v for v in e)))
     lines = [
-      _roc(sign[name][1::2], failed[1::2], name, COLORS[i]) for i, name in enumerate(DETECTORS)
+      error_rates.roc_line(sign[name][1::2], failed[1::2], name, COLORS[i])
+      for i, name in enumerate(DETECTORS)
     ]
     picture = results.curves(
       f"{title[0].upper()}{title[1:]}: failures found against false alarms",
@@ -359,7 +304,7 @@ def _detection(state, sign) -> tuple[Table, dict, tuple]:
       y_range=(0.0, 1.0),
     )
     pictures.append(picture)
-  columns = ("failure", "detector", "share of runs", *Errors._fields)
+  columns = ("failure", "detector", "share of runs", *error_rates.Errors._fields)
   return Table("detectors", columns, tuple(rows)), found, tuple(pictures)
 
 
