@@ -51,7 +51,7 @@ def get_config(setting="default"):
   c.compare = ("labels_only", "pseudo_labels", "paper_phase1")
   c.baseline = sft(steps=0)
   c.evaluation = {
-    "validation": 400, "test": 600, "heldout": 300, "batch": 100,
+    "validation": 400, "test": 600, "heldout": 300, "failing": 300, "batch": 100,
     "best_of": 8, "turns": 5, "chains": 50, "gallery": 24,
   }
   c.checkpoint = {"every": 200, "keep": 2}

@@ -21,6 +21,7 @@ METHODS = {
   "paper_phase1": "Phase I as in the paper",
   "swirl": "SWIRL",
 }
+FURTHER = {"heldout": "held-out level", "failing": "failing actions"}  # split → its column
 STAGES = {  # method → the stages of metrics.jsonl that it is made of
   "warmup": ("pretrain", "warmup", "warmup_fwm", "warmup_idm"),
   "swirl": ("phase1", "phase2"),
@@ -45,13 +46,15 @@ class RunFolder:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """One line of the table; `idm` is the IDM's match where the method trains one. Shares 0 to 1."""
+  """One line of the table. further: exact match on the other splits of `FURTHER`; idm: the IDM's
+  match where the method trains one. Shares 0 to 1.
+  """
 
   name: str
   title: str
   metrics: Mapping[str, Any]
   by_episode: Mapping[str, Any] | None
-  heldout: float | None
+  further: Mapping[str, float]
   idm: float | None
   updates: int
   seconds: float
@@ -154,15 +157,16 @@ def methods(run: RunFolder, split: str = "test") -> list[Method]:
       continue
     found.append(Method(
       name, title, row["metrics"], row.get("by_episode"),
-      value(last(run, model="fwm", split="heldout", method=name), "exact"),
+      {s: score for s in FURTHER
+       if (score := value(last(run, model="fwm", split=s, method=name), "exact")) is not None},
       value(last(run, model="idm", split=split, method=name), "match"),
       int(row.get("updates", 0)), seconds(run, name)))  # fmt: skip
   return found
 
 
-def has_heldout(found: Sequence[Method]) -> bool:
-  """Whether the table has a column for the held-out levels: not every world has them."""
-  return any(m.heldout is not None for m in found)
+def further(found: Sequence[Method]) -> list[str]:
+  """The splits beside test that the table has a column for: not every world has them."""
+  return [split for split in FURTHER if any(split in m.further for m in found)]
 
 
 def absent(run: RunFolder) -> list[str]:
@@ -265,8 +269,8 @@ def terminal(run: RunFolder) -> str:
     lines.append(f"  {gauge.title:<32} {share(gauge.value):>6}  {words[gauge.good]}".rstrip())
   found = methods(run)
   lines += ["", "Test, greedy exact match of the FWM"]
-  held = has_heldout(found)
-  head = ("method", "exact", "95% interval", "changed", "sampled", *["heldout"] * held, "updates",
+  others = further(found)
+  head = ("method", "exact", "95% interval", "changed", "sampled", *others, "updates",
           "time")  # fmt: skip
   form = "  {:<24} {:>6} {:>16}" + " {:>8}" * (len(head) - 3)
   lines.append(form.format(*head))
@@ -275,8 +279,8 @@ def terminal(run: RunFolder) -> str:
     cells = (m.metrics.get(k) for k in ("exact", "changed_exact", "sampled_exact"))
     exact, changed, sampled = (share(c) for c in cells)
     lines.append(form.format(
-      m.title, exact, between, changed, sampled, *[share(m.heldout)] * held, m.updates,
-      duration(m.seconds)))  # fmt: skip
+      m.title, exact, between, changed, sampled, *(share(m.further.get(s)) for s in others),
+      m.updates, duration(m.seconds)))  # fmt: skip
   if not found:
     lines.append("  no test yet")
   judges = [m for m in found if m.idm is not None]

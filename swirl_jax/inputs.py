@@ -18,8 +18,6 @@ from swirl_jax.roles import TransformerRole
 from swirl_jax.settings import Settings
 from swirl_jax.types import Segment, Transition
 
-EVALUATED = ("validation", "test", "heldout")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
@@ -65,7 +63,7 @@ def load(settings: Settings, world: builders.World, data_dir: str) -> Data:
     "idm_labels": tokenize(pipeline.Split(builder, "labelled", limit=d.idm_labels or None)),
   }
   examples = {}
-  for name in EVALUATED:
+  for name in transitions.EVALUATION_SPLITS:
     if name in transitions.OPTIONAL and name not in builder.info.splits:
       continue
     split = pipeline.Split(builder, name)
@@ -78,7 +76,7 @@ def load(settings: Settings, world: builders.World, data_dir: str) -> Data:
     "source": world.source,
     "fwm_labels": d.fwm_labels or splits["labelled"],
     "idm_labels": d.idm_labels or splits["labelled"],
-    "dropped": {k: v["dropped"] for k, v in counts.items() if k in EVALUATED},
+    "dropped": {k: v["dropped"] for k, v in counts.items() if k in transitions.EVALUATION_SPLITS},
     "counts": counts,
     "scored": {name: len(x.records) for name, x in examples.items()},
   }

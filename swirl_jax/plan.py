@@ -7,6 +7,7 @@ The list is a function of the settings alone, so a place in a run is two integer
 
 import dataclasses
 
+from swirl_jax.data import transitions
 from swirl_jax.settings import PhaseSettings, Settings, SftSettings
 
 
@@ -56,7 +57,7 @@ class Stage:
 
 
 SHARED = ("warm", "model")  # with shared weights: after the warm-up, after a phase
-FINAL = ("validation", "test", "heldout")  # the last where the world has it
+FINAL = transitions.EVALUATION_SPLITS  # those that the world has
 
 
 def make_plan(settings: Settings) -> tuple[Stage, ...]:

@@ -169,7 +169,7 @@ def _methods(run: RunFolder) -> str:
   )
   if not found:
     return _section("Methods", note, _absent("No method has been tested yet."))
-  rows, held = [], findings.has_heldout(found)
+  rows, others = [], findings.further(found)
   for m in found:
     color, x = COLORS[m.name], m.metrics
     values = [findings.share(x.get(k)) for k in ("changed_exact", "sampled_exact")]
@@ -177,10 +177,10 @@ def _methods(run: RunFolder) -> str:
     line = charts.whisker(x["exact"], x["exact_low"], x["exact_high"], color)
     rows.append((m.name, [
       f'<i class="dot" style="background:{color}"></i>{_e(m.title)}', findings.share(x["exact"]),
-      line, between, *values, *[findings.share(m.heldout)] * held, findings.share(m.idm),
-      f"{m.updates:,}", findings.duration(m.seconds)]))  # fmt: skip
+      line, between, *values, *(findings.share(m.further.get(s)) for s in others),
+      findings.share(m.idm), f"{m.updates:,}", findings.duration(m.seconds)]))  # fmt: skip
   head = ("method", "exact", charts.scale(), "95%", "changed", "sampled",
-          *["held-out level"] * held, "IDM", "updates", "time")  # fmt: skip
+          *(findings.FURTHER[s] for s in others), "IDM", "updates", "time")  # fmt: skip
   verdicts = "".join(
     f'<li class="{v.outcome}">{_e(v.sentence())}</li>' for v in findings.versus(run)
   )

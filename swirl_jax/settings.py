@@ -176,13 +176,14 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-  """validation, test, heldout: the most transitions of each that are scored; best_of: samples the
-  IDM picks from; turns: length of a rollout.
+  """validation, test, heldout, failing: the most transitions of each that are scored; best_of:
+  samples the IDM picks from; turns: length of a rollout.
   """
 
   validation: int = 400
   test: int = 600
   heldout: int = 300
+  failing: int = 300
   batch: int = 100
   best_of: int = 8
   turns: int = 5

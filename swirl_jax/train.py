@@ -49,6 +49,7 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
     data=settings.mesh.data, fsdp=settings.mesh.fsdp, tensor=settings.mesh.tensor
   )
   folder = pathlib.Path(workdir)
+  check_workdir(config, folder)
   world = start.world_of(settings, folder)
   players = programs.make_roles(settings, world.tokenizer, inputs.lengths_of(world))
   for stage in make_plan(settings):
@@ -84,17 +85,18 @@ def train(job: Job, *, profile: bool = False) -> str:
   return report.write(folder, job.data.world) if jax.process_index() == 0 else ""
 
 
-def open_workdir(config: Mapping[str, Any], folder: pathlib.Path) -> None:
-  """Writes config.json and versions.json, or checks that the config there is this one. Nothing is
-  overwritten before the check.
-  """
+def check_workdir(config: Mapping[str, Any], folder: pathlib.Path) -> None:
+  """Raises ValueError where the folder holds a run of another config."""
   path = folder / "config.json"
-  config = json.loads(json.dumps(dict(config)))
   if path.exists():
-    check_config(json.loads(path.read_text()), config, MAY_CHANGE)
+    check_config(json.loads(path.read_text()), dict(config), MAY_CHANGE)
+
+
+def open_workdir(config: Mapping[str, Any], folder: pathlib.Path) -> None:
+  """Writes config.json and versions.json."""
   if jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(path, config)
+    write_json_atomic(folder / "config.json", json.loads(json.dumps(dict(config))))
     write_json_atomic(folder / "versions.json", metrics.versions())
 
 

@@ -50,7 +50,7 @@ LINES = (
       "findings",
     ),
   ),
-  (6, ("main", "predict", "export", "memory")),
+  (6, ("main", "predict", "export", "memory", "collect")),
 )
 TOP = 6  # every __main__
 

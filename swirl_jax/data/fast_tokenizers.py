@@ -16,6 +16,7 @@ from typing import Any
 from swirl_jax.data.tokenizers import SPECIAL, ByteTokenizer, WordTokenizer
 
 _NAMED = ("pad_token", "bos_token", "eos_token")  # what transformers calls SPECIAL's first three
+LEAST = len(SPECIAL) + 256  # entries of the smallest BPE vocabulary: special tokens and bytes
 _MARK = "\ue000"  # a private character, which templates neither hold nor strip
 
 
@@ -190,10 +191,8 @@ def train_bpe(
   from tokenizers import Tokenizer, models, pre_tokenizers, trainers
   from transformers import Qwen2Tokenizer
 
-  alphabet = pre_tokenizers.ByteLevel.alphabet()
-  least = len(SPECIAL) + len(alphabet)
-  if vocab_size < least:
-    raise ValueError(f"vocab_size = {vocab_size}: the special tokens and bytes alone are {least}")
+  if vocab_size < LEAST:
+    raise ValueError(f"vocab_size = {vocab_size}: the special tokens and bytes alone are {LEAST}")
   empty, backend = Qwen2Tokenizer().backend_tokenizer, Tokenizer(models.BPE())
   backend.normalizer, backend.pre_tokenizer = empty.normalizer, empty.pre_tokenizer
   backend.decoder = empty.decoder
@@ -202,7 +201,7 @@ def train_bpe(
     trainers.BpeTrainer(
       vocab_size=vocab_size,
       special_tokens=list(SPECIAL),
-      initial_alphabet=sorted(alphabet),
+      initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
       show_progress=False,
     ),
   )

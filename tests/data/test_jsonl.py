@@ -13,7 +13,7 @@ import pytest
 
 from swirl_jax import start, train
 from swirl_jax.data import builders, fast_tokenizers, transition_lines, transitions
-from swirl_jax.data.builders import jsonl
+from swirl_jax.data.builders import jsonl, text_world
 from swirl_jax.data.pipeline import Split
 from swirl_jax.predict import Predictor
 from swirl_jax.settings import from_config
@@ -225,11 +225,11 @@ def test_shares_are_of_the_episodes_and_follow_the_seed(tmp_path):
   path = write(tmp_path / "own.jsonl", dials(50))
   _, lines = transition_lines.read(jsonl.DEFAULTS | {"path": path})
   settings = jsonl.DEFAULTS | {"validation": 0.1, "test": 0.3}
-  where = jsonl.assign(lines, settings)
+  where = text_world.assign(lines, settings)
   assert collections.Counter(where.values()) == {"train": 30, "validation": 5, "test": 15}
-  assert jsonl.assign(lines[::-1], settings) == where
-  assert jsonl.assign(lines, settings | {"seed": 1}) != where
-  few = jsonl.assign(lines[: 3 * 6], jsonl.DEFAULTS)  # of three episodes one for each
+  assert text_world.assign(lines[::-1], settings) == where
+  assert text_world.assign(lines, settings | {"seed": 1}) != where
+  few = text_world.assign(lines[: 3 * 6], jsonl.DEFAULTS)  # of three episodes one for each
   assert sorted(few.values()) == ["test", "train", "validation"]
 
 

@@ -3,7 +3,8 @@
 A world is a file in this folder with `DEFAULTS`, what `config.world.*` may say, and one function
 `world(settings, data_dir) -> World`; and one line in `WORLDS` below. It declares its vocabulary and
 lengths, and how to make its tfds builder, which writes the splits and features of `transitions.py`
-in array_record. `swirl_jax/data/builders/minigrid.py` is an example.
+in array_record. `swirl_jax/data/builders/minigrid.py` is an example. An environment that is played
+by worker processes is a collector (`data/collection.py`), and one line in `COLLECTED`.
 """
 
 import contextlib
@@ -24,13 +25,19 @@ WORLDS = {  # name → module
   "jsonl": "swirl_jax.data.builders.jsonl",
   "minigrid": "swirl_jax.data.builders.minigrid",
 }
+_COLLECTED = "swirl_jax.data.builders.collected"  # makes worlds of these:
+COLLECTED = {  # name → the collector's module
+  "miniwob": "swirl_jax.data.collectors.miniwob",
+  "scienceworld": "swirl_jax.data.collectors.scienceworld",
+  "tools": "swirl_jax.data.collectors.tools",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # one object a world: hashed by identity
 class World:
   """An environment family as text, under given settings.
 
-  name: as in `WORLDS`.
+  name: as in `WORLDS` or `COLLECTED`.
   words: every word that a state or an action may hold, in a fixed order: the vocabulary.
   state_len, action_len: the greatest number of words of a state and of an action.
   builder: (data_dir, this world) → tfds builder, not yet prepared.
@@ -41,8 +48,8 @@ class World:
     `marks` are outlined. Draws whatever it is given, since predicted states may be impossible.
     None: a state is shown as its text.
   source: the SHA-256 of the file that the world was made from, where it was made from one.
-  reader: the tokenizer of a language model, where one reads this world; state_len and action_len
-    then count its tokens. None: one token a word.
+  reader: a tokenizer of subwords, trained on the world's text or a language model's; state_len and
+    action_len then count its tokens. None: one token a word.
   """
 
   name: str
@@ -111,16 +118,31 @@ def _locked(path: pathlib.Path):
     yield
 
 
-def get(name: str, settings: Mapping[str, Any] | None = None, data_dir: str | None = None) -> World:
+def get(
+  name: str,
+  settings: Mapping[str, Any] | None = None,
+  data_dir: str | None = None,
+  *,
+  workers: int | None = None,
+) -> World:
   """The world called `name` under settings, the others at their defaults. `data_dir`: where its
-  data lies or will lie, for a world whose vocabulary is that of its data. Raises ValueError for
+  data lies or will lie, for a world whose vocabulary is that of its data; one that is `COLLECTED`
+  is collected there if it wasn't, by `workers` processes (None: one a core). Raises ValueError for
   settings that it hasn't, and for values that can't be.
   """
-  if name not in WORLDS:
-    raise ValueError(f"unknown world {name!r}; the worlds are {', '.join(sorted(WORLDS))}")
-  module, settings = importlib.import_module(WORLDS[name]), settings or {}
+  names = sorted({*WORLDS, *COLLECTED})
+  if name not in names:
+    raise ValueError(f"unknown world {name!r}; the worlds are {', '.join(names)}")
+  if name in COLLECTED:
+    collected, module = importlib.import_module(_COLLECTED), COLLECTED[name]
+    defaults = collected.defaults(module)
+    make = functools.partial(collected.world, name, module, workers=workers)
+  else:
+    module = importlib.import_module(WORLDS[name])
+    defaults, make = module.DEFAULTS, module.world
+  settings = settings or {}
   for key in settings:
-    if key not in module.DEFAULTS:
-      allowed = ", ".join(module.DEFAULTS)
+    if key not in defaults:
+      allowed = ", ".join(defaults)
       raise ValueError(f"world {name!r} has no setting {key!r}; it has {allowed}")
-  return module.world({**module.DEFAULTS, **settings}, data_dir)
+  return make({**defaults, **settings}, data_dir)
