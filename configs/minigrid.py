@@ -44,18 +44,30 @@ def get_config(setting="default"):
   c.swirl = {"iterations": 2, "order": ("phase1", "phase2"), "reset_reference": True}
   c.phase1 = phase(steps=150, learning_rate=3e-4)
   c.phase2 = phase(steps=50, learning_rate=1e-4)
-  c.paper_phase1 = paper_phase(steps=0, learning_rate=3e-4, count_end=False)
   if setting == "paper":
     c.phase1 = paper_phase(steps=150, learning_rate=3e-4, count_end=False)
     c.phase2 = paper_phase(steps=50, learning_rate=1e-4, count_end=True)
   c.compare = ("labels_only", "pseudo_labels", "paper_phase1")
-  c.baseline = sft(steps=0)
+  c.rivals = rivals()
   c.evaluation = {
     "validation": 400, "test": 600, "heldout": 300, "failing": 300, "batch": 100,
     "best_of": 8, "turns": 5, "chains": 50, "gallery": 24,
+    "splits": ("validation", "test", "heldout", "failing"),
   }
   c.checkpoint = {"every": 200, "keep": 2}
   return c
+
+
+def rivals():
+  """For as many updates as SWIRL has: steps 0."""
+  return {
+    "labels_only": {"title": "Labels only", "data": "fwm_labels", "sft": sft(steps=0)},
+    "pseudo_labels": {"title": "Pseudo-labels + labels", "data": "mixed", "sft": sft(steps=0)},
+    "paper_phase1": {
+      "title": "Phase I as in the paper",
+      "phase1": paper_phase(steps=0, learning_rate=3e-4, count_end=False),
+    },
+  }
 
 
 def sft(*, steps, schedule="cosine", validate_every=0, patience=0):
@@ -84,9 +96,11 @@ def phase(*, steps, learning_rate):
     "advantages": "grpo", "ratio": "token", "reduction": "token",
     "clip_low": 0.2, "clip_high": 0.2, "inner_epochs": 1, "micro_batch": 0,
     "micro_group": 0,
-    "reward": {"reduce": "mean", "floor": -10.0, "count_end": True, "prior": False},
+    "reward": {
+      "reduce": "mean", "floor": -10.0, "count_end": True, "prior": False, "random": False,
+    },
     "correct_sampler": False, "importance_cap": 2.0, "mask_truncated": False,
-    "latents": "fresh", "latent_temperature": 1.0, "latent_floor": -2.0,
+    "latents": "fresh", "latent_temperature": 1.0, "latent_floor": -2.0, "validate_every": 0,
   }
 
 

@@ -23,10 +23,11 @@ def get_config():
     stage.update({"steps": 6, "batch": 8, "validate_every": 3 if stage.patience else 0})
   for phase in (c.phase1, c.phase2):
     phase.update({"steps": 3, "prompts": 8, "keep": 4, "group": 4, "anchor": 4})
-  c.paper_phase1.update({"prompts": 4, "group": 4})
+  c.rivals.paper_phase1.phase1.update({"prompts": 4, "group": 4})
   c.compare = ("labels_only", "pseudo_labels")  # the paper's phase is one more program to compile
-  c.baseline.update({"batch": 8})
-  c.baseline.optimizer.schedule = "constant"  # as the warm-up's, whose program then serves it
+  for rival in (c.rivals.labels_only, c.rivals.pseudo_labels):
+    rival.sft.batch = 8
+    rival.sft.optimizer.schedule = "constant"  # as the warm-up's, whose program then serves it
   c.evaluation.update({"batch": 40, "best_of": 2, "turns": 3, "chains": 8, "gallery": 4})
   c.checkpoint.every = 2
   return c

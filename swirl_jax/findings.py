@@ -14,18 +14,7 @@ from typing import Any
 from swirl_jax import metrics
 from swirl_jax.evaluation import text
 
-METHODS = {
-  "warmup": "Warm-up",
-  "labels_only": "Labels only",
-  "pseudo_labels": "Pseudo-labels + labels",
-  "paper_phase1": "Phase I as in the paper",
-  "swirl": "SWIRL",
-}
 FURTHER = {"heldout": "held-out level", "failing": "failing actions"}  # split → its column
-STAGES = {  # method → the stages of metrics.jsonl that it is made of
-  "warmup": ("pretrain", "warmup", "warmup_fwm", "warmup_idm"),
-  "swirl": ("phase1", "phase2"),
-}
 PHASES = {"phase1": "I", "phase2": "II"}
 FILES = ("config.json", "versions.json", "dataset.json", "samples.json")
 LOGS = ("metrics.jsonl", "evaluations.jsonl")
@@ -141,17 +130,27 @@ def value(row: Mapping[str, Any] | None, name: str) -> float | None:
   return None if row is None else row.get("metrics", {}).get(name)
 
 
+def titles(run: RunFolder) -> dict[str, str]:
+  """Method → what tables call it, in their order: the warm-up, the rivals of the run, SWIRL. A
+  method that the config doesn't know goes by its name.
+  """
+  rivals, compare = (run.config.get(name, ()) for name in ("rivals", "compare"))
+  own = {name: rivals[name]["title"] for name in compare}
+  logged = {row["method"]: row["method"] for row in (*run.steps, *run.evaluations)}
+  first, final = {"warmup": "Warm-up"}, {"swirl": "SWIRL"}
+  return {k: v for k, v in {**first, **logged, **own, **first}.items() if k not in final} | final
+
+
 def seconds(run: RunFolder, method: str) -> float:
   """Wall seconds of a method's steps, compilation included; evaluation is not."""
-  stages = STAGES.get(method, (method,))
-  mine = [r.get("perf", {}).get("seconds") for r in run.steps if r.get("stage") in stages]
+  mine = [r.get("perf", {}).get("seconds") for r in run.steps if r.get("method") == method]
   return float(sum(s for s in mine if s is not None))
 
 
 def methods(run: RunFolder, split: str = "test") -> list[Method]:
-  """The methods that have been scored on the split, in the table's order."""
+  """The methods whose FWM has been scored on the split, in the table's order."""
   found = []
-  for name, title in METHODS.items():
+  for name, title in titles(run).items():
     row = last(run, model="fwm", split=split, method=name)
     if row is None:
       continue
@@ -164,6 +163,13 @@ def methods(run: RunFolder, split: str = "test") -> list[Method]:
   return found
 
 
+def judges(run: RunFolder, split: str = "test") -> dict[str, float]:
+  """Title → match of its IDM, of the methods that train one."""
+  found = {title: value(last(run, model="idm", split=split, method=name), "match")
+           for name, title in titles(run).items()}  # fmt: skip
+  return {title: match for title, match in found.items() if match is not None}
+
+
 def further(found: Sequence[Method]) -> list[str]:
   """The splits beside test that the table has a column for: not every world has them."""
   return [split for split in FURTHER if any(split in m.further for m in found)]
@@ -171,9 +177,8 @@ def further(found: Sequence[Method]) -> list[str]:
 
 def absent(run: RunFolder) -> list[str]:
   """What a finished run would have and this one has not: files, and methods without a test."""
-  wanted = {"warmup", "swirl", *run.config.get("compare", set(METHODS) - {"warmup", "swirl"})}
-  there = {m.name for m in methods(run)}
-  untested = [title for name, title in METHODS.items() if name in wanted - there]
+  there = {row.get("method") for row in rows(run, split="test")}
+  untested = [title for name, title in titles(run).items() if name not in there]
   return [*run.missing, *(f"the test of “{title}”" for title in untested)]
 
 
@@ -283,9 +288,8 @@ def terminal(run: RunFolder) -> str:
       m.updates, duration(m.seconds)))  # fmt: skip
   if not found:
     lines.append("  no test yet")
-  judges = [m for m in found if m.idm is not None]
-  if judges:
-    lines.append("IDM, match by meaning: " + ", ".join(f"{m.title} {m.idm:.3f}" for m in judges))
+  if idms := judges(run):
+    lines.append("IDM, match by meaning: " + ", ".join(f"{t} {v:.3f}" for t, v in idms.items()))
   lines += ["", *(v.sentence() for v in versus(run)), *gamed(run)]
   if absent(run):
     lines.append("Missing: " + ", ".join(absent(run)) + ".")

@@ -63,7 +63,7 @@ def load(settings: Settings, world: builders.World, data_dir: str) -> Data:
     "idm_labels": tokenize(pipeline.Split(builder, "labelled", limit=d.idm_labels or None)),
   }
   examples = {}
-  for name in transitions.EVALUATION_SPLITS:
+  for name in e.splits:
     if name in transitions.OPTIONAL and name not in builder.info.splits:
       continue
     split = pipeline.Split(builder, name)
@@ -94,11 +94,16 @@ def annotate(role: TransformerRole, params, data: Transition, *, batch: int) -> 
   return Latents(found.tokens[:, 0], found.mask[:, 0], found.logp[:, 0])
 
 
-def with_latents(data: Transition, latents: Latents, *, floor: float) -> Transition:
-  """The pairs whose action has a mean log-probability of at least `floor`, with that action. Raises
-  ValueError where none is left.
+def with_latents(
+  data: Transition, latents: Latents, *, floor: float, share: float = 1.0
+) -> Transition:
+  """The pairs whose action has a mean log-probability of at least `floor`, with that action; of
+  these the `share` with the largest, one at least. Raises ValueError where none is left.
   """
-  keep = np.flatnonzero(np.asarray(latents.logp) >= floor)
+  logp = np.asarray(latents.logp)
+  keep = np.flatnonzero(logp >= floor)
+  most = max(1, round(share * keep.size))
+  keep = np.sort(keep[np.argsort(-logp[keep], kind="stable")[:most]])
   if not keep.size:
     raise ValueError(
       f"latent_floor = {floor}: no annotated pair reaches it; best: {np.max(latents.logp):.2f}."

@@ -14,7 +14,7 @@ Three rules hold throughout:
 import jax.numpy as jnp
 from jax import Array, lax
 
-ADVANTAGE_KINDS = ("grpo", "no_std", "leave_one_out")
+ADVANTAGE_KINDS = ("grpo", "no_std", "leave_one_out", "best")
 KL_KINDS = ("k1", "k2", "k3")
 REDUCE_KINDS = ("mean", "sum")
 
@@ -103,6 +103,8 @@ def group_advantages(rewards, *, kind: str, std_floor: float = 1e-4) -> Array:
   no_std:         A_bg = r_bg − mean_g r. Dr. GRPO, arXiv:2503.20783.
   leave_one_out:  A_bg = r_bg − mean_{h≠g} r_bh = G/(G−1) (r_bg − mean_g r).
                   RLOO, arXiv:2402.14740.
+  best:           A_bg = 1 for the group's largest reward (the first of equals), else 0: the
+                  likelihood of the best of G, rejection sampling. RAFT, arXiv:2304.06767.
 
   A group of equal rewards gives exactly zero. `std_floor` is read by grpo only.
   """
@@ -114,6 +116,11 @@ def group_advantages(rewards, *, kind: str, std_floor: float = 1e-4) -> Array:
     centred = centred / (group_spread(rewards)[..., None] + std_floor)
   elif kind == "leave_one_out":
     centred = centred * (size / (size - 1))
+  elif kind == "best":
+    place = lax.broadcasted_iota(jnp.int32, centred.shape, centred.ndim - 1)
+    first = place == centred.argmax(-1, keepdims=True)
+    alive = (centred != 0.0).any(-1, keepdims=True)
+    centred = (first & alive) + 0.0 * centred  # not a number stays it
   return lax.stop_gradient(centred)
 
 

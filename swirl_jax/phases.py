@@ -206,7 +206,10 @@ def _collect(
   with jax.named_scope("rollout"):
     drawn = spec.policy.rollout(policy, transition, rng.stream(key, "rollout"), hyper.temperature)
   with jax.named_scope("reward"):
-    reward = _micro(lambda t, d: _reward(slots, t, d, spec), transition, drawn, spec)
+    if spec.reward.random:
+      reward = jax.random.uniform(rng.stream(key, "reward"), drawn.complete.shape)
+    else:
+      reward = _micro(lambda t, d: _reward(slots, t, d, spec), transition, drawn, spec)
   metrics = _rollout_metrics(drawn, reward)
   if spec.keep:
     best = jax.lax.top_k(objectives.group_spread(reward), spec.keep)[1]

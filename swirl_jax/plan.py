@@ -8,7 +8,7 @@ The list is a function of the settings alone, so a place in a run is two integer
 import dataclasses
 
 from swirl_jax.data import transitions
-from swirl_jax.settings import PhaseSettings, Settings, SftSettings
+from swirl_jax.settings import PhaseSettings, Rival, Settings, SftSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,14 +16,14 @@ class Stage:
   """One stretch of training.
 
   name: what its metric rows are called. method: whose result it is ("warmup", "swirl" or a
-  comparison). kind: "sft", "phase1" or "phase2".
+  rival). kind: "sft", "phase1" or "phase2".
   start: the model it starts from, None for fresh parameters. result: the name under which its model
   is kept. frozen: the model that scores, annotates or labels. reference: the model that the KL is
   measured from. fields: what is trained ("y": the FWM's part, "z": the IDM's).
-  data: the source of batches for each field: "unlabelled", "fwm_labels", "idm_labels" or "mixed"
-  (labels and pseudo-labels, half and half).
+  data: the source of batches for each field: "unlabelled", or one of `settings.SOURCES`; confident:
+  the share of pseudo-labels that serve.
   updates: updates of this method since the warm-up, when the stage is over. splits: what its model
-  is scored on at the end.
+  is scored on at the end, as the parts `scored` (with shared weights a phase changes both).
   """
 
   name: str
@@ -37,7 +37,9 @@ class Stage:
   start: str | None = None
   frozen: str | None = None
   reference: str | None = None
+  scored: tuple[str, ...] = ()
   hide_z: bool = False
+  confident: float = 1.0
   iteration: int = 0
   updates: int = 0
   splits: tuple[str, ...] = ("validation",)
@@ -46,6 +48,13 @@ class Stage:
   def title(self) -> str:
     """As people see it: "phase1 2", the second iteration's."""
     return f"{self.name} {self.iteration}" if self.iteration else self.name
+
+  @property
+  def annotates(self) -> bool:
+    """Whether the frozen model writes an action for every unlabelled pair, once."""
+    if self.kind == "sft":
+      return not {"pseudo", "mixed"}.isdisjoint(self.data)
+    return self.kind == "phase1" and self.settings.latents == "cached"
 
   @property
   def reads(self) -> set[str]:
@@ -61,47 +70,64 @@ FINAL = transitions.EVALUATION_SPLITS  # those that the world has
 
 
 def make_plan(settings: Settings) -> tuple[Stage, ...]:
-  """Pretraining of P0, warm-up, the alternation, then the comparisons."""
-  shared = settings.weights == "shared"
+  """Pretraining of P0, warm-up, the alternation, then the rivals."""
+  shared, swirl = settings.weights == "shared", settings.swirl
   stages = [*_warmup(settings, shared)]
-  now = {"y": "warm", "z": "warm"} if shared else {"y": "warm_fwm", "z": "warm_idm"}
-  warm, reference = dict(now), dict(now)
-  updates = {"y": 0, "z": 0}
-  for iteration in range(1, settings.swirl.iterations + 1):
-    for position, kind in enumerate(settings.swirl.order):
-      phase = getattr(settings, kind)
-      if not phase.steps:
-        continue
-      field, other = ("y", "z") if kind == "phase1" else ("z", "y")
-      if settings.swirl.reset_reference:
-        reference[field] = now[field]
-      updates[field] += phase.steps
-      later = settings.swirl.order[position + 1 :]
-      over = not later if shared else kind not in later
-      last = over and iteration == settings.swirl.iterations
-      result = "model" if shared else ("fwm" if field == "y" else "idm")
-      stages.append(
-        Stage(
-          kind,
-          "swirl",
-          kind,
-          phase,
-          result,
-          phase.steps,
-          (field,),
-          start=now[field],
-          frozen=now[other],
-          reference=reference[field],
-          iteration=iteration,
-          updates=updates[field],
-          splits=FINAL if last else ("validation",),
-        )
-      )
-      now = dict.fromkeys(now, result) if shared else now | {field: result}
-  total = settings.swirl.iterations * settings.swirl.order.count("phase1") * settings.phase1.steps
-  if total:
-    stages += [_comparison(name, settings, warm, total) for name in settings.compare]
+  warm = {"y": "warm", "z": "warm"} if shared else {"y": "warm_fwm", "z": "warm_idm"}
+  results = {"y": "model", "z": "model"} if shared else {"y": "fwm", "z": "idm"}
+  phases = {kind: getattr(settings, kind) for kind in swirl.order}
+  alternation = _alternation(
+    "swirl", phases, swirl.order * swirl.iterations, warm, results, reset=swirl.reset_reference
+  )
+  stages += alternation
+  updates = {"y": 0, "z": 0} | {stage.fields[0]: stage.updates for stage in alternation}
+  for name in settings.compare:
+    stages += _rival(name, settings, warm, updates)
   return tuple(stages)
+
+
+def _alternation(
+  method: str,
+  phases: dict[str, PhaseSettings],
+  kinds: tuple[str, ...],
+  warm: dict[str, str],
+  results: dict[str, str],
+  *,
+  reset: bool = True,
+) -> list[Stage]:
+  """The phases `kinds`, one after the other, from the models `warm` to those named `results`, one
+  name for both where weights are shared. reset: each measures its KL from where it begins.
+  """
+  now, reference, updates = dict(warm), dict(warm), {"y": 0, "z": 0}
+  shared, stages = results["y"] == results["z"], []
+  kinds = [kind for kind in kinds if phases[kind].steps]
+  for position, kind in enumerate(kinds):
+    field, other = ("y", "z") if kind == "phase1" else ("z", "y")
+    if reset:
+      reference[field] = now[field]
+    updates[field] += phases[kind].steps
+    left = kinds[position + 1 :]
+    name = kind if method == "swirl" else f"{method}.{kind}" if len(phases) > 1 else method
+    stages.append(
+      Stage(
+        name,
+        method,
+        kind,
+        phases[kind],
+        results[field],
+        phases[kind].steps,
+        (field,),
+        start=now[field],
+        frozen=now[other],
+        reference=reference[field],
+        scored=("y", "z") if shared else (field,),
+        iteration=kinds[: position + 1].count(kind),
+        updates=updates[field],
+        splits=("validation",) if (left if shared else kind in left) else FINAL,
+      )
+    )
+    now |= results if shared else {field: results[field]}
+  return stages
 
 
 def models_after(plan: tuple[Stage, ...], *methods: str) -> dict[str, str]:
@@ -136,7 +162,7 @@ def _uses_prior(phase: PhaseSettings) -> bool:
 
 def _warmup(settings: Settings, shared: bool) -> list[Stage]:
   pre, fwm, idm = settings.pretrain, settings.warmup_fwm, settings.warmup_idm
-  start = "prior" if pre.steps else None
+  start = _prior(settings)
   stages = []
   if pre.steps:
     stages.append(
@@ -154,20 +180,7 @@ def _warmup(settings: Settings, shared: bool) -> list[Stage]:
       )
     )
   if shared:
-    stages.append(
-      Stage(
-        "warmup",
-        "warmup",
-        "sft",
-        fwm,
-        "warm",
-        fwm.steps,
-        ("y", "z"),
-        ("fwm_labels", "idm_labels"),
-        start=start,
-        splits=FINAL,
-      )
-    )
+    stages.append(_shared_warmup("warmup", "warmup", settings, "warm"))
     return stages
   stages.append(
     Stage(
@@ -180,6 +193,7 @@ def _warmup(settings: Settings, shared: bool) -> list[Stage]:
       ("y",),
       ("fwm_labels",),
       start=start,
+      scored=("y",),
       splits=FINAL,
     )
   )
@@ -193,42 +207,76 @@ def _warmup(settings: Settings, shared: bool) -> list[Stage]:
       idm.steps,
       ("z",),
       ("idm_labels",),
+      scored=("z",),
       splits=FINAL,
     )
   )
   return stages
 
 
-def _comparison(name: str, settings: Settings, warm: dict[str, str], total: int) -> Stage:
-  """A rival of the FWM that SWIRL ends with: the same start, the same number of updates."""
-  if name == "paper_phase1":
-    phase = dataclasses.replace(settings.paper_phase1, steps=total)
-    return Stage(
-      name,
-      name,
-      "phase1",
-      phase,
-      name,
-      total,
-      ("y",),
-      start=warm["y"],
-      frozen=warm["z"],
-      reference=warm["y"],
-      updates=total,
-      splits=FINAL,
-    )
-  data, frozen = {"labels_only": ("fwm_labels", None), "pseudo_labels": ("mixed", warm["z"])}[name]
+def _prior(settings: Settings) -> str | None:
+  """What warm-ups that predict y start from."""
+  return "prior" if settings.pretrain.steps else None
+
+
+def _shared_warmup(name: str, method: str, settings: Settings, result: str) -> Stage:
+  """One model learns both parts."""
   return Stage(
+    name,
+    method,
+    "sft",
+    settings.warmup_fwm,
+    result,
+    settings.warmup_fwm.steps,
+    ("y", "z"),
+    ("fwm_labels", "idm_labels"),
+    start=_prior(settings),
+    scored=("y", "z"),
+    splits=FINAL,
+  )
+
+
+def _rival(
+  name: str, settings: Settings, warm: dict[str, str], updates: dict[str, int]
+) -> list[Stage]:
+  """A rival's stages; none where it asks for as many updates as SWIRL had, and SWIRL had none."""
+  rival = settings.rivals[name]
+  if rival.sft is not None:
+    return _supervised(name, rival, warm, updates)
+  stages, start = [], warm
+  if rival.weights == "shared" and warm["y"] != warm["z"]:
+    start = dict.fromkeys(warm, f"{name}.warm")
+    stages.append(_shared_warmup(f"{name}.warmup", name, settings, f"{name}.warm"))
+  given = {"phase1": updates["y"], "phase2": updates["z"]}
+  phases = {
+    kind: dataclasses.replace(s, steps=s.steps or given[kind] // rival.iterations)
+    for kind, s in rival.phases
+  }
+  results = {"y": name, "z": name if rival.weights == "shared" else f"{name}.idm"}
+  found = _alternation(name, phases, tuple(phases) * rival.iterations, start, results)
+  return stages + found if found else []
+
+
+def _supervised(
+  name: str, rival: Rival, warm: dict[str, str], updates: dict[str, int]
+) -> list[Stage]:
+  field = "y" if rival.model == "fwm" else "z"
+  steps = rival.sft.steps or updates[field]
+  stage = Stage(
     name,
     name,
     "sft",
-    settings.baseline,
+    rival.sft,
     name,
-    total,
-    ("y",),
-    (data,),
-    start=warm["y"],
-    frozen=frozen,
-    updates=total,
+    steps,
+    (field,),
+    (rival.data,),
+    start=warm[field],
+    scored=(field,),
+    confident=rival.confident,
+    updates=steps,
     splits=FINAL,
   )
+  if stage.annotates:
+    stage = dataclasses.replace(stage, frozen=warm["z"])
+  return [stage] if steps else []

@@ -16,13 +16,8 @@ from swirl_jax.charts import Line
 from swirl_jax.findings import RunFolder
 
 FWM, IDM = "#3366d6", "#d9691e"
-COLORS = {
-  "warmup": "#98a1b3",
-  "labels_only": "#5d6b82",
-  "pseudo_labels": "#d39b1c",
-  "paper_phase1": "#2a9d8f",
-  "swirl": "#6a3fd1",
-}
+WARM, SWIRL = "#98a1b3", "#6a3fd1"
+RIVALS = ("#5d6b82", "#d39b1c", "#2a9d8f", "#c8553d", "#4f772d", "#b5179e", "#0077b6")  # in turn
 PALE = {"phase1": ("#a9bff0", FWM), "phase2": ("#f2bf9b", IDM)}  # first and last iteration
 SMOOTH = 9  # steps
 SHOWN = {"gallery": 12, "chains": 3, "latents": 12}
@@ -170,8 +165,9 @@ def _methods(run: RunFolder) -> str:
   if not found:
     return _section("Methods", note, _absent("No method has been tested yet."))
   rows, others = [], findings.further(found)
+  colors = _colors(run)
   for m in found:
-    color, x = COLORS[m.name], m.metrics
+    color, x = colors[m.name], m.metrics
     values = [findings.share(x.get(k)) for k in ("changed_exact", "sampled_exact")]
     between = f"{findings.share(x.get('exact_low'))} – {findings.share(x.get('exact_high'))}"
     line = charts.whisker(x["exact"], x["exact_low"], x["exact_high"], color)
@@ -206,23 +202,32 @@ def _scores(run: RunFolder) -> str:
   return _section("Scores by iteration", note, _grid("two", drawn)) if any(drawn) else ""
 
 
-def _curves(run: RunFolder, metric: str, stages: Sequence[str]) -> list[Line]:
-  """One line for each stage and iteration that has the metric, by step."""
-  found: dict[tuple[str, int], list] = {}
+def _colors(run: RunFolder) -> dict[str, str]:
+  """Method → its colour."""
+  rivals = [name for name in findings.titles(run) if name not in ("warmup", "swirl")]
+  own = {name: RIVALS[i % len(RIVALS)] for i, name in enumerate(rivals)}
+  return {"warmup": WARM, **own, "swirl": SWIRL}
+
+
+def _curves(run: RunFolder, metric: str, kind: str) -> list[Line]:
+  """One line for each stage and iteration of a kind that has the metric, by step."""
+  found: dict[tuple[str, str, int], list] = {}
   for row in run.steps:
-    if row.get("stage") in stages and metric in row:
-      found.setdefault((row["stage"], row.get("iteration", 0)), []).append(row)
-  lines = []
-  for (stage, iteration), rows in found.items():
-    shades, count = PALE.get(stage), max([i for s, i in found if s == stage])
+    if row.get("kind") == kind and metric in row:
+      found.setdefault((row["method"], row["stage"], row.get("iteration", 0)), []).append(row)
+  lines, titles, colors = [], findings.titles(run), _colors(run)
+  for (method, stage, iteration), rows in found.items():
+    shades, count = PALE.get(stage), max(i for _, s, i in found if s == stage)
     if shades:
       name = f"Phase {findings.PHASES[stage]}, iteration {iteration}"
       color = shades[-1] if iteration == count else shades[0]
     else:
-      name = findings.METHODS.get(stage, stage.replace("_", " "))
-      color = COLORS.get(stage, {"warmup_idm": IDM, "warmup_fwm": FWM}.get(stage, COLORS["warmup"]))
+      name = stage.replace("_", " ") if method == "warmup" else titles[method]
+      name += f", iteration {iteration}" if count > 1 else ""
+      color = {"warmup_idm": IDM, "warmup_fwm": FWM}.get(stage, colors[method])
     x, y = [r["step"] for r in rows], [r[metric] for r in rows]
-    lines.append(Line(name, x, y, color, dash=stage == "paper_phase1", smooth=SMOOTH))
+    dash = kind != "sft" and method != "swirl"
+    lines.append(Line(name, x, y, color, dash=dash, smooth=SMOOTH))
   return lines
 
 
@@ -233,9 +238,8 @@ def _rewards(run: RunFolder) -> str:
     "that is being gamed."
   )
   drawn = [
-    _chart("Phase I: the FWM learns", _curves(run, "reward", ("phase1", "paper_phase1")),
-           x_label="step"),
-    _chart("Phase II: the IDM learns", _curves(run, "reward", ("phase2",)), x_label="step"),
+    _chart("Phase I: the FWM learns", _curves(run, "reward", "phase1"), x_label="step"),
+    _chart("Phase II: the IDM learns", _curves(run, "reward", "phase2"), x_label="step"),
   ]  # fmt: skip
   body = _grid("two", drawn) or _absent("No phase has begun yet.")
   parted = "".join(f'<li class="behind">{_e(line)}</li>' for line in findings.gamed(run))
@@ -247,16 +251,15 @@ def _diagnostics(run: RunFolder) -> str:
   names = {"kl": "KL to the reference", "entropy": "entropy per token",
            "dead_groups": "groups without spread"}  # fmt: skip
   drawn = [
-    _chart(f"{title}: {words}", _curves(run, metric, stages), **small)
-    for title, stages in (("I", ("phase1", "paper_phase1")), ("II", ("phase2",)))
+    _chart(f"{title}: {words}", _curves(run, metric, kind), **small)
+    for kind, title in findings.PHASES.items()
     for metric, words in names.items()
   ]
-  sft = ("pretrain", "warmup", "warmup_fwm", "warmup_idm", "labels_only", "pseudo_labels")
   supervised = [
-    _chart("FWM: −log p per token", _curves(run, "nll_y", sft), x_label="step"),
-    _chart("IDM: −log p per token", _curves(run, "nll_z", sft), x_label="step"),
+    _chart("FWM: −log p per token", _curves(run, "nll_y", "sft"), x_label="step"),
+    _chart("IDM: −log p per token", _curves(run, "nll_z", "sft"), x_label="step"),
   ]
-  note = "Colours as above: Phase I as in the paper is dashed. Pale lines are single steps."
+  note = "Colours as above: phases of other methods are dashed. Pale lines are single steps."
   parts = [_grid("three", drawn), _grid("two", supervised)]
   return _section("Inside the training", note, *parts) if any(parts) else ""
 
@@ -276,13 +279,13 @@ def _gallery(run: RunFolder, draw) -> str:
     groups.setdefault(key, {})[s.get("method", "swirl")] = s["prediction"]
   if not groups:
     return _section("Gallery", note, _absent("The gallery is made when the run is over."))
-  cards = []
+  cards, titles = [], findings.titles(run)
   for (x, z, truth, _), predictions in list(groups.items())[: SHOWN["gallery"]]:
     wrong = any(p != truth for p in predictions.values())
     figures = [_figure(draw(x), "before")]
     for method, prediction in predictions.items():
       right = "✓" if prediction == truth else "✗"
-      title = f"{findings.METHODS.get(method, method)} {right}"
+      title = f"{titles[method]} {right}"
       figures.append(_figure(draw(prediction, truth), _e(title)))
     figures.append(_figure(draw(truth), "truth"))
     cards.append(
@@ -298,12 +301,12 @@ def _turns(run: RunFolder, draw) -> str:
     "whole state; “words” is the share of right words, beside what repeating the first state would "
     "reach."
   )
-  exact, words = [], []
+  exact, words, titles, colors = [], [], findings.titles(run), _colors(run)
   for row in findings.rows(run, model="multi_turn"):
-    m, color = row["metrics"], COLORS.get(row["method"], charts.MUTED)
+    m, color = row["metrics"], colors[row["method"]]
     if not m.get("exact"):
       continue
-    turns, title = list(range(len(m["exact"]))), findings.METHODS[row["method"]]
+    turns, title = list(range(len(m["exact"]))), titles[row["method"]]
     band = {"low": m["exact_low"], "high": m["exact_high"]}
     exact.append(Line(title, turns, m["exact"], color, points=True, **band))
     words.append(Line(title, turns, m["cells"], color, points=True))
@@ -354,7 +357,7 @@ def _latents(run: RunFolder, draw) -> str:
     body.append(("", ["in the data", *(_number(own.get(name)) for name in names)]))
   head = ("", "unique", "distinct phrases", "words", "known", "distinct meanings",
           "effective actions", "log q per token")  # fmt: skip
-  titles, colors = ("in the data", "warm-up", "at the end"), (COLORS["warmup"], "#f2bf9b", IDM)
+  titles, colors = ("in the data", "warm-up", "at the end"), (WARM, "#f2bf9b", IDM)
   shares = (m.get("classes_reference", {}), found[0]["metrics"]["classes"], m["classes"])
   kinds = sorted({name for share in shares for name in share}, key=lambda n: (n[0] == "(", n))
   bars = charts.bars([(k, [s.get(k, 0.0) for s in shares]) for k in kinds], colors, width=1040)

@@ -20,19 +20,22 @@ class RewardSpec:
 
   count_end: whether the end marker's log-probability counts; with the authors in Phase II alone.
   prior: add the z-free model's log P0(ŷ|x), reduced alike (Phase I): then reward and samples obey
-  Bayes' rule.
+  Bayes' rule. random: uniform on [0, 1) in place of all that, a control that must not help.
   """
 
   reduce: str = "mean"
   floor: float | None = -10.0
   count_end: bool = True
   prior: bool = False
+  random: bool = False
 
   def __post_init__(self):
     if self.reduce not in objectives.REDUCE_KINDS:
       raise ValueError(
         f"reward.reduce = {self.reduce!r}: allowed are {list(objectives.REDUCE_KINDS)}."
       )
+    if self.random and self.prior:
+      raise ValueError("reward.prior = True: a random reward has no prior; allowed is False.")
 
 
 def frozen_reward(

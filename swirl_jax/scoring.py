@@ -18,7 +18,7 @@ def stage_rows(run, stage: Stage) -> Iterator[dict[str, Any]]:
   for each of its parts and splits; for the IDM its latent actions too.
   """
   params = run.model(stage.result)
-  fields = _scored_fields(run, stage)
+  fields = stage.scored if stage.splits else ()
   splits = [split for split in stage.splits if split in run.data.examples]
   total = len(fields) * len(splits) + ("z" in fields)
   with metrics.Progress(total, description=f"scoring {stage.title}") as bar:
@@ -36,14 +36,6 @@ def stage_rows(run, stage: Stage) -> Iterator[dict[str, Any]]:
         found = _latents(run, params, key, shown=0)
         yield _row(stage, "latents", "validation", found["metrics"])
         bar.update()
-
-
-def _scored_fields(run, stage: Stage) -> tuple[str, ...]:
-  """The parts that a stage changed: with shared weights a phase of SWIRL changes both."""
-  if not stage.splits:
-    return ()
-  both = run.settings.weights == "shared" and stage.method == "swirl"
-  return ("y", "z") if both else stage.fields
 
 
 def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -66,19 +58,25 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   )
   rows = [_final_row("warmup", "best_of", "validation", found["metrics"])]
 
-  test = data.examples["test"]
+  shown, test = _shown(run)
   chains = transitions.chains(test.records, e.turns)[: e.chains]
   samples: dict[str, Any] = {}
   for method, name in (("warmup", warm["y"]), ("swirl", now["y"])):
     turns = multi_turn.multi_turn(
       run.players.fwm, run.model(name), test, chains, batch=e.batch, world=data.world, shown=6
     )
-    rows.append(_final_row(method, "multi_turn", "test", turns["metrics"]))
+    rows.append(_final_row(method, "multi_turn", shown, turns["metrics"]))
     samples["chains"] = turns["chains"]
   samples["gallery"] = _gallery(run, {"swirl": now["y"], "warmup": warm["y"]})
   key = rng.stream(run.root, "evaluation", "final_latents")
   samples["latents"] = _latents(run, run.model(now["z"]), key, shown=24)["examples"]
   return rows, samples
+
+
+def _shown(run) -> tuple[str, one_step.Examples]:
+  """The split that pictures and chains are of: test, where it is scored."""
+  name = "test" if "test" in run.data.examples else "validation"
+  return name, run.data.examples[name]
 
 
 def perf(run, stage: Stage, found: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -149,7 +147,7 @@ def _latents(run, params, key, *, shown: int) -> dict[str, Any]:
 
 def _gallery(run, models: dict[str, str]) -> list[dict[str, Any]]:
   """Evenly spaced test transitions with the greedy prediction of each method's FWM."""
-  test, shown = run.data.examples["test"], []
+  (split, test), shown = _shown(run), []
   for method, name in models.items():
     decoded = one_step.decode(
       run.players.fwm,
@@ -163,7 +161,7 @@ def _gallery(run, models: dict[str, str]) -> list[dict[str, Any]]:
     rows = np.unique(
       np.linspace(0, len(texts) - 1, min(run.settings.evaluation.gallery, len(texts))).astype(int)
     )
-    shown += one_step.gallery(test, texts, rows.tolist(), method=method, split_name="test")
+    shown += one_step.gallery(test, texts, rows.tolist(), method=method, split_name=split)
   return shown
 
 

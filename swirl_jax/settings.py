@@ -6,21 +6,25 @@ and refuses what it doesn't know. Every field of a config is described here and 
 """
 
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 from swirl_jax import phases
+from swirl_jax.data import transitions
 from swirl_jax.models import huggingface, variants
 from swirl_jax.models.transformer import TransformerConfig
 from swirl_jax.optimizer import AdamW
+from swirl_jax.typed import build, convert
 
 WEIGHTS = ("separate", "shared")
 PROMPTS = ("plain", "chat")
 PHASES = ("phase1", "phase2")
-COMPARISONS = ("labels_only", "pseudo_labels", "paper_phase1")
+MODELS = ("fwm", "idm")
+SOURCES = ("fwm_labels", "idm_labels", "pseudo", "mixed")
 LATENTS = ("fresh", "cached")
+# Names of methods and models that no rival may have.
+TAKEN = {"warmup", "swirl", "prior", "fwm", "idm", "model", "warm", "warm_fwm", "warm_idm"}
 
 
 def _at_least(name: str, value: int, low: int) -> None:
@@ -60,9 +64,9 @@ class OptimizerSettings:
 class SftSettings:
   """Supervised training: at most `steps` updates of `batch` transitions.
 
-  With `patience` > 0 the model is scored on validation every `validate_every` steps (greedy exact
-  match; the IDM's by the action's meaning), training stops after `patience` scores without a new
-  best, and the best parameters are kept.
+  The model is scored on validation every `validate_every` steps (greedy exact match; the IDM's by
+  the action's meaning), 0 for never. With `patience` > 0 training stops after so many scores
+  without a new best, and the best parameters are kept.
   """
 
   steps: int
@@ -75,8 +79,7 @@ class SftSettings:
     _at_least("steps", self.steps, 0)
     _at_least("batch", self.batch, 1)
     _at_least("patience", self.patience, 0)
-    if self.patience:
-      _at_least("validate_every", self.validate_every, 1)
+    _at_least("validate_every", self.validate_every, 1 if self.patience else 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,7 @@ class PhaseSettings(phases.Algorithm):
   each update, 0 for none.
   latents: "fresh" draws z in every step; "cached" annotates every pair once, greedily, and drops
   those whose mean log-probability is under `latent_floor`. They are read by Phase I alone.
+  validate_every: as for `SftSettings`; nothing is decided by these scores.
   """
 
   steps: int
@@ -106,10 +110,11 @@ class PhaseSettings(phases.Algorithm):
   latents: str = "fresh"
   latent_temperature: float = 1.0
   latent_floor: float = -2.0
+  validate_every: int = 0
 
   def __post_init__(self):
     super().__post_init__()
-    for name in ("steps", "anchor"):
+    for name in ("steps", "anchor", "validate_every"):
       _at_least(name, getattr(self, name), 0)
     _at_least("prompts", self.prompts, 1)
     _at_least("group", self.group, 2)
@@ -156,6 +161,46 @@ class SwirlSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rival:
+  """A method beside SWIRL, from the same warm models. Where `steps` is 0, for as many updates of
+  its model as SWIRL had, divided among the iterations.
+
+  title: what tables call it.
+  sft: supervised training of `model` on `data`: "fwm_labels" or "idm_labels", the labels that a
+  model was warmed up on; "pseudo", unlabelled pairs with the warm IDM's greedy actions; or "mixed",
+  these and the model's own labels, half and half. Of the pseudo-labels those over
+  `phase1.latent_floor` serve, and of these the share `confident` that the IDM is surest of.
+  phase1, phase2: in place of `sft`, an alternation of `iterations`. weights "shared": of one model
+  for both parts, which starts with a warm-up of its own (`warmup_fwm`).
+  """
+
+  title: str
+  sft: SftSettings | None = None
+  model: str = "fwm"
+  data: str = "fwm_labels"
+  confident: float = 1.0
+  phase1: PhaseSettings | None = None
+  phase2: PhaseSettings | None = None
+  iterations: int = 1
+  weights: str = "separate"
+
+  def __post_init__(self):
+    _one_of("model", self.model, MODELS)
+    _one_of("data", self.data, SOURCES)
+    _one_of("weights", self.weights, WEIGHTS)
+    _at_least("iterations", self.iterations, 1)
+    if not 0.0 < self.confident <= 1.0:
+      raise ValueError(f"confident = {self.confident}: allowed is a share above 0, at most 1.")
+    if (self.sft is None) != bool(self.phases):
+      raise ValueError("sft: allowed is either sft, or phase1 and phase2, or one of these two.")
+
+  @property
+  def phases(self) -> tuple[tuple[str, PhaseSettings], ...]:
+    """Those it has, by kind."""
+    return tuple((kind, s) for kind in PHASES if (s := getattr(self, kind)) is not None)
+
+
+@dataclasses.dataclass(frozen=True)
 class DataSettings:
   """Label budgets: the first n records of the labelled split (0: all), for each model; anchors and
   mixed labels take the FWM's (and the IDM's for Phase II).
@@ -176,8 +221,8 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-  """validation, test, heldout, failing: the most transitions of each that are scored; best_of:
-  samples the IDM picks from; turns: length of a rollout.
+  """splits: those that are scored, if the world has them; validation, test, heldout, failing: the
+  most transitions of each; best_of: samples the IDM picks from; turns: length of a rollout.
   """
 
   validation: int = 400
@@ -189,10 +234,16 @@ class EvaluationSettings:
   turns: int = 5
   chains: int = 50
   gallery: int = 24
+  splits: tuple[str, ...] = transitions.EVALUATION_SPLITS
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      _at_least(field.name, getattr(self, field.name), 1)
+      if field.name != "splits":
+        _at_least(field.name, getattr(self, field.name), 1)
+    for name in self.splits:
+      _one_of("splits", name, transitions.EVALUATION_SPLITS)
+    if "validation" not in self.splits:
+      raise ValueError(f"splits = {self.splits}: validation is always scored.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,8 +280,7 @@ class Settings:
   decides architecture and tokenizer, and `model` holds how to execute it and adapters alone.
   prompts: "plain" has markers between the fields, "chat" the tokenizer's chat template.
 
-  compare: rivals of the FWM, each for as many updates as SWIRL's. `baseline` sets the supervised
-  ones, `paper_phase1` the one by Phase I alone.
+  rivals: other methods by name; compare: those of them that are run, after SWIRL.
   """
 
   seed: int
@@ -245,8 +295,7 @@ class Settings:
   phase1: PhaseSettings
   phase2: PhaseSettings
   compare: tuple[str, ...] = ()
-  baseline: SftSettings | None = None
-  paper_phase1: PhaseSettings | None = None
+  rivals: Mapping[str, Rival] = dataclasses.field(default_factory=dict)
   pretrained: str = ""
   prompts: str = "plain"
   evaluation: EvaluationSettings = EvaluationSettings()
@@ -264,18 +313,18 @@ class Settings:
     _at_least("seed", self.seed, 0)
     if "name" not in self.world:
       raise ValueError("world.name is missing.")
+    if taken := {*self.rivals} & TAKEN:
+      raise ValueError(f"rivals.{min(taken)}: the name has another meaning; choose another one.")
     for name in self.compare:
-      _one_of("compare", name, COMPARISONS)
-    needs = {"labels_only": "baseline", "pseudo_labels": "baseline", "paper_phase1": "paper_phase1"}
-    for name in self.compare:
-      if getattr(self, needs[name]) is None:
-        raise ValueError(f"compare has {name!r}: it needs the group config.{needs[name]}.")
-    uses = {"phase1": self.phase1, "phase2": self.phase2}
+      _one_of("compare", name, tuple(self.rivals))
+    uses = {name: getattr(self, name) for name in PHASES}
+    for rival in self.compare:
+      uses |= {f"rivals.{rival}.{name}": phase for name, phase in self.rivals[rival].phases}
     for name, phase in uses.items():
       prior = phase.reward.prior or phase.reference == "prior"
-      if prior and name == "phase2":
+      if prior and name.endswith("phase2"):
         raise ValueError(
-          "phase2.reward.prior and reference 'prior': the z-free model serves phase1 alone."
+          f"{name}.reward.prior and reference 'prior': the z-free model serves phase1 alone."
         )
       if prior and not self.pretrain.steps:
         raise ValueError(f"{name} uses the z-free model, but pretrain.steps = 0 trains none.")
@@ -305,69 +354,16 @@ def _model_of(source: Any, changes: Any) -> TransformerConfig:
     raise ValueError(f"config.pretrained = {source!r}: a folder or owner/name is needed.")
   if not isinstance(changes, Mapping):
     raise ValueError(f"config.model = {changes!r}: a group of fields is needed.")
-  hints, typed = typing.get_type_hints(TransformerConfig), {}
+  hints, found = typing.get_type_hints(TransformerConfig), {}
   for name, value in changes.items():
     if name not in variants.EXECUTION:
       raise ValueError(
         f"config.model.{name}: the checkpoint {source} decides it; allowed beside `pretrained` are "
         f"{', '.join(variants.EXECUTION)}."
       )
-    typed[name] = _convert(hints[name], value, f"config.model.{name}")
+    found[name] = convert(hints[name], value, f"config.model.{name}")
   config = variants.from_hf(huggingface.read_config(huggingface.resolve(source)))
-  return dataclasses.replace(config, **typed)
-
-
-def build(cls, value: Any, path: str):
-  """A mapping → the frozen dataclass `cls`; ValueError names a wrong field, below `path`."""
-  if not isinstance(value, Mapping):
-    raise ValueError(f"{path} = {value!r}: a group of fields is needed.")
-  hints = typing.get_type_hints(cls)
-  fields = {f.name: f for f in dataclasses.fields(cls)}
-  for name in value:
-    if name not in fields:
-      raise ValueError(f"{path}.{name} is not a field; allowed are {', '.join(fields)}.")
-  out = {}
-  for name, field in fields.items():
-    if name in value:
-      out[name] = _convert(hints[name], value[name], f"{path}.{name}")
-    elif field.default is dataclasses.MISSING:
-      raise ValueError(f"{path}.{name} is missing.")
-  try:
-    return cls(**out)
-  except ValueError as error:
-    raise ValueError(f"{path}: {error}") from None
-
-
-def _convert(hint, value, path: str):
-  """A value as the type that the field is annotated with; never a silent cast but int → float."""
-  if isinstance(hint, types.UnionType):
-    if value is None:
-      return None
-    return _convert(next(h for h in typing.get_args(hint) if h is not type(None)), value, path)
-  if dataclasses.is_dataclass(hint):
-    return value if isinstance(value, hint) else build(hint, value, path)
-  if typing.get_origin(hint) is tuple:
-    inner = typing.get_args(hint)[0]
-    if not isinstance(value, list | tuple) or (
-      inner is str and not all(isinstance(v, str) for v in value)
-    ):
-      of = "names" if inner is str else "numbers"
-      raise ValueError(f"{path} = {value!r}: a tuple of {of} is needed.")
-    return tuple(_convert(inner, v, f"{path}[{i}]") for i, v in enumerate(value))
-  if typing.get_origin(hint) is not None:
-    if not isinstance(value, Mapping):
-      raise ValueError(f"{path} = {value!r}: a group of fields is needed.")
-    return types.MappingProxyType(dict(value))
-  if hint is float and isinstance(value, int) and not isinstance(value, bool):
-    return float(value)
-  if not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
-    raise ValueError(
-      f"{path} = {value!r}: a value of type {hint.__name__} is needed, found "
-      f"{type(value).__name__}."
-    )
-  if isinstance(value, float) and value != value:
-    raise ValueError(f"{path} is not a number.")
-  return value
+  return dataclasses.replace(config, **found)
 
 
 def model_config(settings: Settings, *, vocab_size: int, needed_len: int) -> TransformerConfig:

@@ -50,9 +50,7 @@ class StageRun:
       )
     )
     self.state = programs.initial_state(self.spec.optimizer, start)
-    if "mixed" in stage.data or (
-      self.is_phase and stage.kind == "phase1" and self.settings.latents == "cached"
-    ):
+    if stage.annotates:
       logging.info("%s: annotating the unlabelled pairs.", stage.name)
       frozen = run.whole(programs.frozen_copy(run.models[stage.frozen], config))
       found = inputs.annotate(
@@ -111,8 +109,9 @@ class StageRun:
     return bool(patience) and self.early["bad"] >= patience
 
   def _validate(self, row: dict[str, Any]) -> None:
-    """Early stopping: scores the live parameters and keeps the best."""
-    if self.is_phase or not self.settings.patience or self.step % self.settings.validate_every:
+    """Scores the live parameters, and for early stopping keeps the best."""
+    every = self.settings.validate_every
+    if not every or self.step % every:
       return
     run = self.run
     score = float(
@@ -130,6 +129,8 @@ class StageRun:
       )
     )
     row["validation"] = score
+    if self.is_phase or not self.settings.patience:
+      return
     if score > self.early["score"]:
       self.early = {"score": score, "bad": 0}
       self.best = programs.copy(self.state.params)
@@ -169,11 +170,18 @@ class StageRun:
       labels = arrays["fwm_labels" if stage.kind == "phase1" else "idm_labels"]
       anchors = pipeline.Batches(labels, s.anchor, seed("anchor"))
       return lambda step: phases.Batch(put(prompts[step]), put(anchors[step]))
-    if stage.data == ("mixed",):
+    if stage.annotates:
       pseudo = inputs.with_latents(
-        arrays["unlabelled"], self.latents, floor=run.settings.phase1.latent_floor
+        arrays["unlabelled"],
+        self.latents,
+        floor=run.settings.phase1.latent_floor,
+        share=stage.confident,
       )
-      labels = inputs.widen(arrays["fwm_labels"], pseudo.z.tokens.shape[1])
+      if stage.data == ("pseudo",):
+        source = pipeline.Batches(pseudo, s.batch, seed("pseudo"))
+        return lambda step: (put(source[step]),)
+      own = "fwm_labels" if stage.fields == ("y",) else "idm_labels"
+      labels = inputs.widen(arrays[own], pseudo.z.tokens.shape[1])
       half = (
         pipeline.Batches(labels, s.batch // 2, seed("labels")),
         pipeline.Batches(pseudo, s.batch - s.batch // 2, seed("pseudo")),
@@ -202,6 +210,8 @@ class StageRun:
     perf = scoring.perf(self.run, stage, found, seconds)
     return {
       "stage": stage.name,
+      "method": stage.method,
+      "kind": stage.kind,
       "iteration": stage.iteration,
       "step": self.step,
       **metrics.to_floats(found),

@@ -29,6 +29,9 @@ def test_advantages_by_hand():
   chex.assert_trees_all_close(
     o.group_advantages(R, kind="leave_one_out"), R - others, rtol=1e-6, atol=1e-6
   )
+  r = np.array([[1.0, 3.0, 2.0, 3.0], [-5.0, -5.0, -5.0, -6.0], [4.0, 4.0, 4.0, 4.0]])
+  best = [[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0] * 4]
+  np.testing.assert_array_equal(o.group_advantages(r, kind="best"), best)
   chex.assert_trees_all_close(o.group_spread(R), std[:, 0], rtol=1e-6)
 
 
@@ -60,7 +63,8 @@ def test_advantages_do_not_see_a_shift_and_grpo_not_a_scale():
   for kind in o.ADVANTAGE_KINDS:
     a = o.group_advantages(r, kind=kind)
     chex.assert_trees_all_close(o.group_advantages(r - 4.0, kind=kind), a, atol=1e-4)
-    chex.assert_trees_all_close(a.sum(-1), np.zeros(64), atol=1e-5)
+    total = 1.0 if kind == "best" else 0.0
+    chex.assert_trees_all_close(a.sum(-1), np.full(64, total), atol=1e-5)
   grpo = o.group_advantages(r, kind="grpo", std_floor=0.0)
   scaled = o.group_advantages(100 * r, kind="grpo", std_floor=0.0)
   chex.assert_trees_all_close(scaled, grpo, rtol=1e-4)

@@ -242,6 +242,26 @@ def test_the_prior_in_the_reward():
   np.testing.assert_allclose(value(metrics["reward"]), reward.mean(), rtol=1e-5)
 
 
+def test_a_random_reward_asks_no_model():
+  spec = dataclasses.replace(PHASE1, reward=RewardSpec(random=True))
+  state, metrics = run(spec)
+  other, _ = run(spec, slots=Slots(PRIOR))  # another judge
+  assert np.array_equal(*(tiny.gradient(s)["table"] for s in (state, other)))
+  again, _ = run(spec, key=jax.random.key(1))
+  assert not np.array_equal(*(tiny.gradient(s)["table"] for s in (state, again)))
+  assert 0.2 < value(metrics["reward"]) < 0.8 and value(metrics["dead_groups"]) == 0
+
+
+def test_rejection_sampling_is_the_likelihood_of_the_best():
+  spec = dataclasses.replace(PHASE1, advantages="best")
+  seen = collect(spec)
+  best = seen.reward.argmax(-1)[:, None] == np.arange(seen.reward.shape[1])
+  alive = seen.reward.std(-1, keepdims=True) > 0
+  mask = seen.drawn.mask
+  grads = gradient_of(spec, seen, -weights(mask, "token") * (best & alive)[..., None])
+  tiny.assert_gradients_close(tiny.gradient(run(spec)[0]), grads)
+
+
 # ------------------------------------------------------------------- dynamic sampling, the anchor
 
 

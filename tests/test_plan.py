@@ -35,7 +35,7 @@ def test_separate_weights():
     ("phase2", 2, "idm", "fwm", "idm", "idm"),
     ("labels_only", 0, "warm_fwm", None, None, "labels_only"),
     ("pseudo_labels", 0, "warm_fwm", "warm_idm", None, "pseudo_labels"),
-    ("paper_phase1", 0, "warm_fwm", "warm_idm", "warm_fwm", "paper_phase1"),
+    ("paper_phase1", 1, "warm_fwm", "warm_idm", "warm_fwm", "paper_phase1"),
   ]
   stages = plan.make_plan(s)
   assert [x.data for x in stages[:3]] == [("unlabelled",), ("fwm_labels",), ("idm_labels",)]
@@ -85,7 +85,8 @@ def test_comparisons_have_as_many_updates_as_swirl():
   stages = {(x.name, x.iteration): x for x in plan.make_plan(s)}
   assert stages["phase1", 2].updates == 14 and stages["phase2", 2].updates == 10
   for name in s.compare:
-    assert (stages[name, 0].steps, stages[name, 0].updates) == (14, 14)
+    (stage,) = (x for x in plan.make_plan(s) if x.method == name)
+    assert (stage.steps, stage.updates) == (14, 14)
 
 
 def test_what_is_scored_at_the_end():
@@ -94,7 +95,8 @@ def test_what_is_scored_at_the_end():
     stages = plan.make_plan(made(weights=weights))
     assert [x.splits for x in stages if x.name == "pretrain"] == [()]
     assert sum(x.splits == plan.FINAL for x in stages) == full
-    assert [x.splits for x in stages if x.iteration == 1] == [("validation",)] * 2
+    first = [x.splits for x in stages if (x.method, x.iteration) == ("swirl", 1)]
+    assert first == [("validation",)] * 2
 
 
 @pytest.mark.parametrize("weights", settings.WEIGHTS)
@@ -127,8 +129,58 @@ def test_without_pretraining_models_start_fresh():
   assert not any("prior" in s.reads for s in stages.values())
 
 
+RIVALS = {
+  "all_labels": {"title": "", "data": "idm_labels", "sft": minigrid.sft(steps=0)},
+  "sure": {"title": "", "data": "pseudo", "confident": 0.5, "sft": minigrid.sft(steps=9)},
+  "self": {"title": "", "model": "idm", "data": "mixed", "sft": minigrid.sft(steps=0)},
+  "turns": {
+    "title": "", "iterations": 3,
+    "phase1": minigrid.phase(steps=0, learning_rate=1e-4),
+    "phase2": minigrid.phase(steps=7, learning_rate=1e-4),
+  },
+  "one": {
+    "title": "", "weights": "shared", "phase1": minigrid.phase(steps=0, learning_rate=1e-4),
+    "phase2": minigrid.phase(steps=0, learning_rate=1e-4),
+  },
+}  # fmt: skip
+
+
+def test_rivals():
+  s = made(rivals=RIVALS, compare=tuple(RIVALS), phase1__steps=6, phase2__steps=5)
+  names = ("name", "iteration", "start", "frozen", "result", "fields", "data", "steps")
+  assert rows(s, *names)[7:] == [
+    ("all_labels", 0, "warm_fwm", None, "all_labels", ("y",), ("idm_labels",), 12),
+    ("sure", 0, "warm_fwm", "warm_idm", "sure", ("y",), ("pseudo",), 9),
+    ("self", 0, "warm_idm", "warm_idm", "self", ("z",), ("mixed",), 10),
+    ("turns.phase1", 1, "warm_fwm", "warm_idm", "turns", ("y",), (), 4),
+    ("turns.phase2", 1, "warm_idm", "turns", "turns.idm", ("z",), (), 7),
+    ("turns.phase1", 2, "turns", "turns.idm", "turns", ("y",), (), 4),
+    ("turns.phase2", 2, "turns.idm", "turns", "turns.idm", ("z",), (), 7),
+    ("turns.phase1", 3, "turns", "turns.idm", "turns", ("y",), (), 4),
+    ("turns.phase2", 3, "turns.idm", "turns", "turns.idm", ("z",), (), 7),
+    ("one.warmup", 0, "prior", None, "one.warm", ("y", "z"), ("fwm_labels", "idm_labels"), 1200),
+    ("one.phase1", 1, "one.warm", "one.warm", "one", ("y",), (), 12),
+    ("one.phase2", 1, "one", "one", "one", ("z",), (), 10),
+  ]
+  stages = {x.name: x for x in plan.make_plan(s) if x.method not in ("warmup", "swirl")}
+  assert stages["sure"].confident == 0.5 and stages["sure"].annotates
+  assert not stages["all_labels"].annotates
+  assert stages["one.phase2"].scored == stages["one.warmup"].scored == ("y", "z")
+  assert stages["turns.phase2"].updates == 21
+  ends = [x for x in plan.make_plan(s)[7:] if x.splits == plan.FINAL]
+  assert [(x.name, x.iteration) for x in ends] == [
+    ("all_labels", 0), ("sure", 0), ("self", 0), ("turns.phase1", 3), ("turns.phase2", 3),
+    ("one.warmup", 0), ("one.phase2", 1),
+  ]  # fmt: skip
+  shared = made(weights="shared", rivals=RIVALS, compare=("one",))
+  assert [r[0] for r in rows(shared, "name")[6:]] == ["one.phase1", "one.phase2"]
+  none = made(rivals=RIVALS, compare=tuple(RIVALS), swirl__iterations=0)
+  assert [r[0] for r in rows(none, "name")[3:]] == ["sure", *["turns.phase2"] * 3]
+
+
 def test_phase_1_as_in_the_paper_takes_its_place_beside_swirl():
   s = made()
   stage = next(x for x in plan.make_plan(s) if x.name == "paper_phase1")
-  assert stage.settings == dataclasses.replace(s.paper_phase1, steps=stage.steps)
+  rival = s.rivals["paper_phase1"]
+  assert stage.settings == dataclasses.replace(rival.phase1, steps=stage.steps)
   assert (stage.kind, stage.steps) == ("phase1", s.swirl.iterations * s.phase1.steps)

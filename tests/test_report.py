@@ -39,6 +39,16 @@ class World:
 PAIRS = [("red green blue", "paint it <blue>", "green blue blue")] * 6
 
 
+RIVALS = {
+  "labels_only": "Labels only", "pseudo_labels": "Pseudo-labels + labels",
+  "paper_phase1": "Phase I as in the paper",
+}  # fmt: skip
+METHODS = dict.fromkeys(("pretrain", "warmup_fwm", "warmup_idm"), "warmup")
+METHODS |= dict.fromkeys(("phase1", "phase2"), "swirl")
+KINDS = {"phase1": "phase1", "phase2": "phase2", "paper_phase1": "phase1"}  # of stages; else "sft"
+TITLES = ("Warm-up", *RIVALS.values(), "SWIRL")
+
+
 def _steps():
   """(stage, iteration, number of steps, its metrics by step)"""
   rng = np.random.default_rng(0)
@@ -101,7 +111,7 @@ def _evaluations(exact):
     yield "phase1", i, "swirl", "fwm", splits, 100 * i, _fwm(now)
     yield "phase2", i, "swirl", "idm", splits, 60 * i, _idm(0.93 + 0.02 * i)
     yield "phase2", i, "swirl", "latents", ("validation",), 60 * i, _latents(0.05 * i)
-  for name in ("labels_only", "pseudo_labels", "paper_phase1"):
+  for name in RIVALS:
     yield name, 0, name, "fwm", every, 200, _fwm(exact[name])
   best = {"metrics": {"n": 8, "count": 400, "pick": 0.81, "pass": 0.9, "single": 0.5}}
   yield "final", 0, "warmup", "best_of", ("validation",), 0, best
@@ -117,7 +127,8 @@ def fabricate(folder, *, exact=EXACT, pairs=PAIRS):
   """Writes a finished run's files."""
   texts = {
     "config.json": {"world": {"name": "colours"}, "weights": "separate", "seed": 0,
-                    "compare": ["labels_only", "pseudo_labels", "paper_phase1"]},
+                    "compare": list(RIVALS),
+                    "rivals": {name: {"title": title} for name, title in RIVALS.items()}},
     "versions.json": {"jax": "0.10.2", "device_kind": "cpu"},
     "dataset.json": {
       "world": "colours", "fwm_labels": 300, "idm_labels": 4000,
@@ -137,7 +148,8 @@ def fabricate(folder, *, exact=EXACT, pairs=PAIRS):
   position, lines = 0, []
   for stage, iteration, count, metrics in _steps():
     for step in range(count):
-      row = {"position": position, "stage": stage, "iteration": iteration, "step": step}
+      row = {"position": position, "stage": stage, "iteration": iteration, "step": step,
+             "method": METHODS.get(stage, stage), "kind": KINDS.get(stage, "sft")}  # fmt: skip
       lines.append(json.dumps(row | metrics(step) | {"perf": {"seconds": 0.5}}))
       position += 1
   (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
@@ -169,7 +181,7 @@ def test_a_whole_run(tmp_path):
                 "Several turns", "Latent actions", "How it was made"):  # fmt: skip
     assert f"<h2>{title}</h2>" in text
   assert "Not there" not in text and "Missing" not in table
-  for name in findings.METHODS.values():
+  for name in TITLES:
     assert name in text and name in table
   assert max(map(len, table.splitlines()[:-1])) <= 100
   for shown in ("0.550", "0.930", "0.810", "in 0.30–0.75", "in ≥ 0.70"):
@@ -227,7 +239,7 @@ def test_a_world_without_held_out_levels_has_no_column_for_them(tmp_path):
   table, text = page(tmp_path)
   assert "heldout" not in table and "held-out level" not in text and "Missing" not in table
   head, body = re.search(r"<thead>(.*?)</thead><tbody>(.*?)</tbody>", text, re.S).groups()
-  assert head.count("<th>") * len(findings.METHODS) == body.count("<td>")
+  assert head.count("<th>") * len(TITLES) == body.count("<td>")
 
 
 def test_a_baseline_that_wins_is_said_to_win(tmp_path):
@@ -298,7 +310,7 @@ def test_a_run_that_was_killed(tmp_path, share):
 
 
 def test_null_breaks_a_curve(tmp_path):
-  row = {"position": 0, "stage": "phase1", "iteration": 1}
+  row = {"position": 0, "stage": "phase1", "iteration": 1, "method": "swirl", "kind": "phase1"}
   lines = [row | {"step": t, "reward": None if t == 3 else -1.0 * t} for t in range(8)]
   (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
   _, text = page(tmp_path)

@@ -103,3 +103,5 @@ def test_prior_reward_is_the_z_free_log_probability_of_the_sample():
 def test_unknown_reduction():
   with pytest.raises(ValueError, match=r"reward\.reduce = 'median': allowed are \['mean', 'sum'\]"):
     RewardSpec(reduce="median")
+  with pytest.raises(ValueError, match="reward.prior = True: a random reward has no prior"):
+    RewardSpec(prior=True, random=True)

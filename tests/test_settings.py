@@ -71,15 +71,9 @@ def test_the_papers_setting():
     assert found.reward == rewards.RewardSpec("mean", -10.0, count_end=kind == "phase2")
     assert found.optimizer == dataclasses.replace(own.optimizer, schedule="cosine")
   assert dataclasses.replace(paper, phase1=ours.phase1, phase2=ours.phase2) == ours
-  assert dataclasses.replace(ours.paper_phase1, steps=150) == paper.phase1
+  assert dataclasses.replace(ours.rivals["paper_phase1"].phase1, steps=150) == paper.phase1
   with pytest.raises(ValueError, match="minigrid.py:papr: allowed are default, paper"):
     minigrid.get_config("papr")
-
-
-@pytest.mark.parametrize("group", ["baseline", "paper_phase1"])
-def test_a_comparison_without_its_settings(group):
-  with pytest.raises(ValueError, match=f"it needs the group config.{group}"):
-    settings.from_config(put(group, ...))
 
 
 def test_a_config_is_not_changed_and_settings_cannot_be():
@@ -100,6 +94,7 @@ def test_a_whole_number_serves_as_a_real_one_and_nothing_else_is_cast():
   assert settings.from_config(put("compare", [])).compare == ()
 
 
+SFT = {"steps": 1, "batch": 1, "optimizer": {"learning_rate": 0.1}}
 WRONG = [
   # Unknown fields.
   ("sead", 0, "config.sead is not a field; allowed are seed, weights"),
@@ -148,10 +143,27 @@ WRONG = [
   ("warmup_fwm.validate_every", 0, "config.warmup_fwm: validate_every = 0"),
   ("checkpoint.every", 0, "config.checkpoint: every = 0"),
   ("compare", ("warmup",), "compare = 'warmup': allowed are ['labels_only'"),
+  ("evaluation.splits", ("validation", "dev"), "splits = 'dev': allowed are ['validation', 'test'"),
+  ("evaluation.splits", ("test",), "splits = ('test',): validation is always scored"),
+  ("rivals.labels_only.stf", 1, "config.rivals.labels_only.stf is not a field; allowed are title"),
+  ("rivals.labels_only.title", ..., "config.rivals.labels_only.title is missing"),
+  ("rivals.labels_only.sft", ..., "config.rivals.labels_only: sft: allowed is either sft, or"),
+  ("rivals.paper_phase1.sft", SFT, "config.rivals.paper_phase1: sft: allowed is either sft, or"),
+  ("rivals.labels_only.data", "all", "data = 'all': allowed are ['fwm_labels', 'idm_labels', 'ps"),
+  ("rivals.labels_only.model", "y", "model = 'y': allowed are ['fwm', 'idm']"),
+  ("rivals.labels_only.confident", 0, "confident = 0.0: allowed is a share above 0, at most 1"),
+  ("rivals.labels_only.iterations", 0, "iterations = 0: allowed is a whole number from 1"),
+  ("rivals.paper_phase1.weights", "one", "weights = 'one': allowed are ['separate', 'shared']"),
+  ("rivals.paper_phase1.phase1.reference", "frozen", "rivals.paper_phase1.phase1.reference = 'fr"),
+  ("rivals", {"swirl": {"title": "x", "sft": SFT}}, "rivals.swirl: the name has another meaning"),
+  ("phase1.validate_every", -1, "config.phase1: validate_every = -1: allowed is a whole number fr"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("where, value, message", WRONG, ids=[f"{w}={v}" for w, v, _ in WRONG])
+IDS = [f"{where}={str(value)[:20]}" for where, value, _ in WRONG]
+
+
+@pytest.mark.parametrize("where, value, message", WRONG, ids=IDS)
 def test_one_clear_error(where, value, message):
   with pytest.raises(ValueError, match=re.escape(message)):
     settings.from_config(put(where, value))

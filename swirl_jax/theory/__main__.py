@@ -17,8 +17,8 @@ from ml_collections import config_flags
 
 def prepare(config: dict):
   """A config → [(experiment's module, its settings)]. ValueError names the field that is wrong."""
-  from swirl_jax.settings import build
   from swirl_jax.theory import experiments
+  from swirl_jax.typed import build
 
   config = dict(config)
   missing = [name for name in ("seed", "experiments") if name not in config]
