@@ -258,7 +258,7 @@ def test_rejection_sampling_is_the_likelihood_of_the_best():
   best = seen.reward.argmax(-1)[:, None] == np.arange(seen.reward.shape[1])
   alive = seen.reward.std(-1, keepdims=True) > 0
   mask = seen.drawn.mask
-  grads = gradient_of(spec, seen, -weights(mask, "token") * (best & alive)[..., None])
+  grads = gradient_of(spec, seen, weights(mask, "token") * (best & alive)[..., None])
   tiny.assert_gradients_close(tiny.gradient(run(spec)[0]), grads)
 
 
