@@ -6,6 +6,8 @@ Every field of a run is here, so that every one can be set on the command line; 
 written where they are defined, in `swirl_jax/settings.py`.
 """
 
+import copy
+
 import ml_collections
 
 SETTINGS = ("default", "paper")
@@ -45,8 +47,8 @@ def get_config(setting="default"):
   c.phase1 = phase(steps=150, learning_rate=3e-4)
   c.phase2 = phase(steps=50, learning_rate=1e-4)
   if setting == "paper":
-    c.phase1 = paper_phase(steps=150, learning_rate=3e-4, count_end=False)
-    c.phase2 = paper_phase(steps=50, learning_rate=1e-4, count_end=True)
+    c.phase1 = paper(c.phase1.to_dict(), count_end=False)
+    c.phase2 = paper(c.phase2.to_dict(), count_end=True)
   c.compare = ("labels_only", "pseudo_labels", "paper_phase1")
   c.rivals = rivals()
   c.evaluation = {
@@ -65,7 +67,7 @@ def rivals():
     "pseudo_labels": {"title": "Pseudo-labels + labels", "data": "mixed", "sft": sft(steps=0)},
     "paper_phase1": {
       "title": "Phase I as in the paper",
-      "phase1": paper_phase(steps=0, learning_rate=3e-4, count_end=False),
+      "phase1": paper(phase(steps=0, learning_rate=3e-4), count_end=False),
     },
   }
 
@@ -104,14 +106,14 @@ def phase(*, steps, learning_rate):
   }
 
 
-def paper_phase(*, steps, learning_rate, count_end):
-  """The setting that arXiv:2602.06130 has for text, with the method and the reward of the authors'
-  code; latent actions fresh, as in its Algorithm 1. Steps, prompts, group and learning rate are
-  this world's.
+def paper(phase, *, count_end):
+  """A phase in the setting that arXiv:2602.06130 has for text, with the method and the reward of
+  the authors' code; latent actions fresh, as in its Algorithm 1. Steps, prompts that are updated
+  on, group and learning rate stay this world's.
   """
-  c = phase(steps=steps, learning_rate=learning_rate)
+  c = copy.deepcopy(phase)
   c |= {
-    "prompts": 32, "keep": 0, "anchor": 0,
+    "prompts": c["keep"] or c["prompts"], "keep": 0, "anchor": 0,
     "temperature": 0.7, "top_p": 0.96, "latent_temperature": 0.7, "beta": 0.1,
   }
   c["optimizer"]["schedule"] = "cosine"

@@ -107,7 +107,7 @@ def _alternation(
       reference[field] = now[field]
     updates[field] += phases[kind].steps
     left = kinds[position + 1 :]
-    name = kind if method == "swirl" else f"{method}.{kind}" if len(phases) > 1 else method
+    name = kind if method == "swirl" else f"{method}-{kind}" if len(phases) > 1 else method
     stages.append(
       Stage(
         name,
@@ -245,14 +245,14 @@ def _rival(
     return _supervised(name, rival, warm, updates)
   stages, start = [], warm
   if rival.weights == "shared" and warm["y"] != warm["z"]:
-    start = dict.fromkeys(warm, f"{name}.warm")
-    stages.append(_shared_warmup(f"{name}.warmup", name, settings, f"{name}.warm"))
+    start = dict.fromkeys(warm, f"{name}-warm")
+    stages.append(_shared_warmup(f"{name}-warmup", name, settings, f"{name}-warm"))
   given = {"phase1": updates["y"], "phase2": updates["z"]}
   phases = {
     kind: dataclasses.replace(s, steps=s.steps or given[kind] // rival.iterations)
     for kind, s in rival.phases
   }
-  results = {"y": name, "z": name if rival.weights == "shared" else f"{name}.idm"}
+  results = {"y": name, "z": name if rival.weights == "shared" else f"{name}-idm"}
   found = _alternation(name, phases, tuple(phases) * rival.iterations, start, results)
   return stages + found if found else []
 

@@ -4,16 +4,15 @@ What a run has not reached yet is left out and named, so the page can be made at
 """
 
 import functools
-import html
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from swirl_jax import charts, findings
+from swirl_jax import charts, findings, pages
 from swirl_jax.charts import Line
 from swirl_jax.findings import RunFolder
+from swirl_jax.pages import absent, chart, escape, grid, section, table
 
 FWM, IDM = "#3366d6", "#d9691e"
 WARM, SWIRL = "#98a1b3", "#6a3fd1"
@@ -34,7 +33,7 @@ def write(workdir, world) -> str:
     marks = () if truth is None else world.differences(state, truth)
     if world.render is None:
       return _text(world.cells(state), marks)
-    return f'<img alt="{_e(state)}" src="{picture(state, marks)}">'
+    return f'<img alt="{escape(state)}" src="{picture(state, marks)}">'
 
   path = pathlib.Path(workdir) / "report.html"
   scratch = path.with_suffix(".html.tmp")
@@ -49,25 +48,16 @@ def page(run: RunFolder, draw) -> str:
     _header(run), _tiles(run), _methods(run), _scores(run), _rewards(run), _diagnostics(run),
     _gallery(run, draw), _turns(run, draw), _latents(run, draw), _details(run),
   ]  # fmt: skip
-  return (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width,initial-scale=1">'
-    f"<title>SWIRL: {_e(_world(run))}</title><style>{charts.STYLE}</style></head><body><main>"
-    + "\n".join(p for p in parts if p) + "</main></body></html>\n"
-  )  # fmt: skip
+  return pages.document(f"SWIRL: {_world(run)}", parts)
 
 
 # -- small pieces --------------------------------------------------------------------------------
 
 
-def _e(words: Any) -> str:
-  return html.escape(str(words))
-
-
 def _text(words: Sequence[str], marks: Sequence[int]) -> str:
   """Words with those at the positions in `marks` outlined; a missing word is an empty box."""
   padded = [*words, *[" "] * (max((*marks, -1)) + 1 - len(words))]
-  shown = (f"<mark>{_e(w)}</mark>" if i in marks else _e(w) for i, w in enumerate(padded))
+  shown = (f"<mark>{escape(w)}</mark>" if i in marks else escape(w) for i, w in enumerate(padded))
   return f'<p class="state">{" ".join(shown)}</p>'
 
 
@@ -76,55 +66,25 @@ def _world(run: RunFolder) -> str:
   return found.get("name", "a world") if isinstance(found, Mapping) else str(found)
 
 
-def _section(title: str, note: str, *body: str) -> str:
-  return f'<section><h2>{title}</h2><p class="note">{note}</p>{"".join(body)}</section>'
-
-
-def _absent(what: str) -> str:
-  return f'<p class="missing">{_e(what)}</p>'
-
-
-def _chart(title: str, lines: Sequence[Line], *, key: bool = True, **settings) -> str:
-  lines = [line for line in lines if any(v is not None for v in line.y)]
-  if not lines:
-    return ""
-  legend = charts.legend([(x.name, x.color, x.dash) for x in lines]) if key else ""
-  return f"<div><h3>{_e(title)}</h3>{legend}{charts.line_chart(lines, **settings)}</div>"
-
-
-def _grid(kind: str, charts_: Iterable[str]) -> str:
-  found = [c for c in charts_ if c]
-  return f'<div class="grid {kind}">{"".join(found)}</div>' if found else ""
-
-
-def _table(head: Sequence[str], body: Iterable[tuple[str, Sequence[str]]]) -> str:
-  """Rows are (CSS class, cells); cells are HTML."""
-  top = "".join(f"<th>{h}</th>" for h in head)
-  rows = "".join(
-    f'<tr class="{css}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for css, cells in body
-  )
-  return f"<table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>"
-
-
 # -- the sections --------------------------------------------------------------------------------
 
 
 def _header(run: RunFolder) -> str:
   d = run.dataset
   splits, dropped = d.get("splits", {}), d.get("dropped", {})
-  sizes = ", ".join(f"{_e(name)} {count:,}" for name, count in splits.items())
+  sizes = ", ".join(f"{escape(name)} {count:,}" for name, count in splits.items())
   data = f"Transitions: {sizes}. " if sizes else ""
   if "fwm_labels" in d:
     data += f"Labels: FWM {d['fwm_labels']:,}, IDM {d['idm_labels']:,}. "
   if dropped:
-    lost = ", ".join(f"{_e(k)} {v:,}" for k, v in dropped.items())
+    lost = ", ".join(f"{escape(k)} {v:,}" for k, v in dropped.items())
     data += f"Dropped, because training had met their states: {lost}."
-  absent = findings.absent(run)
-  missing = _absent("Not there (yet): " + ", ".join(absent) + ".") if absent else ""
+  lacking = findings.absent(run)
+  missing = absent("Not there (yet): " + ", ".join(lacking) + ".") if lacking else ""
   weights = {"shared": "one model plays both parts"}.get(
     run.config.get("weights", ""), "two models")
   return (
-    f"<h1><b>SWIRL</b> on {_e(_world(run))}</h1>"
+    f"<h1><b>SWIRL</b> on {escape(_world(run))}</h1>"
     '<p class="note">A forward world model (FWM: state and action → next state) and an inverse '
     f"one (IDM: two states → action in words), {weights}, each the other's reward on pairs of "
     f"states without actions (arXiv:2602.06130). {data}</p>{missing}"
@@ -141,8 +101,8 @@ def _tiles(run: RunFolder) -> str:
     if gauge.value is None:
       css, words = "plain", "not measured yet"
     tiles.append(
-      f'<div class="tile"><span>{_e(gauge.title)}</span><b>{findings.share(gauge.value)}</b>'
-      f'<em class="badge {css}" style="font-style:normal">{_e(words)}</em></div>'
+      f'<div class="tile"><span>{escape(gauge.title)}</span><b>{findings.share(gauge.value)}</b>'
+      f'<em class="badge {css}" style="font-style:normal">{escape(words)}</em></div>'
     )
   found = {m.name: m.metrics["exact"] for m in findings.methods(run)}
   if "swirl" in found:
@@ -163,25 +123,26 @@ def _methods(run: RunFolder) -> str:
     "included, and SWIRL’s covers both phases."
   )
   if not found:
-    return _section("Methods", note, _absent("No method has been tested yet."))
+    return section("Methods", note, absent("No method has been tested yet."))
   rows, others = [], findings.further(found)
-  colors = _colors(run)
+  colors = colors_of(run)
   for m in found:
     color, x = colors[m.name], m.metrics
     values = [findings.share(x.get(k)) for k in ("changed_exact", "sampled_exact")]
     between = f"{findings.share(x.get('exact_low'))} – {findings.share(x.get('exact_high'))}"
     line = charts.whisker(x["exact"], x["exact_low"], x["exact_high"], color)
     rows.append((m.name, [
-      f'<i class="dot" style="background:{color}"></i>{_e(m.title)}', findings.share(x["exact"]),
-      line, between, *values, *(findings.share(m.further.get(s)) for s in others),
-      findings.share(m.idm), f"{m.updates:,}", findings.duration(m.seconds)]))  # fmt: skip
+      f'<i class="dot" style="background:{color}"></i>{escape(m.title)}',
+      findings.share(x["exact"]), line, between, *values,
+      *(findings.share(m.further.get(s)) for s in others), findings.share(m.idm),
+      f"{m.updates:,}", findings.duration(m.seconds)]))  # fmt: skip
   head = ("method", "exact", charts.scale(), "95%", "changed", "sampled",
           *(findings.FURTHER[s] for s in others), "IDM", "updates", "time")  # fmt: skip
   verdicts = "".join(
-    f'<li class="{v.outcome}">{_e(v.sentence())}</li>' for v in findings.versus(run)
+    f'<li class="{v.outcome}">{escape(v.sentence())}</li>' for v in findings.versus(run)
   )
   verdicts = f'<ul class="verdicts">{verdicts}</ul>'
-  return _section("Does it help?", note, _table(head, rows), verdicts)
+  return section("Does it help?", note, table(head, rows), verdicts)
 
 
 def _scores(run: RunFolder) -> str:
@@ -198,11 +159,11 @@ def _scores(run: RunFolder) -> str:
       there = [(i, v) for i, v in enumerate(scores[model]) if v is not None]
       x, y = [i for i, _ in there], [v for _, v in there]
       lines.append(Line(title, x, y, color, points=True))
-    drawn.append(_chart(split.capitalize(), lines, names=names, y_range=(0.0, 1.0)))
-  return _section("Scores by iteration", note, _grid("two", drawn)) if any(drawn) else ""
+    drawn.append(chart(split.capitalize(), lines, names=names, y_range=(0.0, 1.0)))
+  return section("Scores by iteration", note, grid("two", drawn)) if any(drawn) else ""
 
 
-def _colors(run: RunFolder) -> dict[str, str]:
+def colors_of(run: RunFolder) -> dict[str, str]:
   """Method → its colour."""
   rivals = [name for name in findings.titles(run) if name not in ("warmup", "swirl")]
   own = {name: RIVALS[i % len(RIVALS)] for i, name in enumerate(rivals)}
@@ -215,7 +176,7 @@ def _curves(run: RunFolder, metric: str, kind: str) -> list[Line]:
   for row in run.steps:
     if row.get("kind") == kind and metric in row:
       found.setdefault((row["method"], row["stage"], row.get("iteration", 0)), []).append(row)
-  lines, titles, colors = [], findings.titles(run), _colors(run)
+  lines, titles, colors = [], findings.titles(run), colors_of(run)
   for (method, stage, iteration), rows in found.items():
     shades, count = PALE.get(stage), max(i for _, s, i in found if s == stage)
     if shades:
@@ -238,12 +199,12 @@ def _rewards(run: RunFolder) -> str:
     "that is being gamed."
   )
   drawn = [
-    _chart("Phase I: the FWM learns", _curves(run, "reward", "phase1"), x_label="step"),
-    _chart("Phase II: the IDM learns", _curves(run, "reward", "phase2"), x_label="step"),
+    chart("Phase I: the FWM learns", _curves(run, "reward", "phase1"), x_label="step"),
+    chart("Phase II: the IDM learns", _curves(run, "reward", "phase2"), x_label="step"),
   ]  # fmt: skip
-  body = _grid("two", drawn) or _absent("No phase has begun yet.")
-  parted = "".join(f'<li class="behind">{_e(line)}</li>' for line in findings.gamed(run))
-  return _section("Rewards", note, body, f'<ul class="verdicts">{parted}</ul>' if parted else "")
+  body = grid("two", drawn) or absent("No phase has begun yet.")
+  parted = "".join(f'<li class="behind">{escape(line)}</li>' for line in findings.gamed(run))
+  return section("Rewards", note, body, f'<ul class="verdicts">{parted}</ul>' if parted else "")
 
 
 def _diagnostics(run: RunFolder) -> str:
@@ -251,17 +212,17 @@ def _diagnostics(run: RunFolder) -> str:
   names = {"kl": "KL to the reference", "entropy": "entropy per token",
            "dead_groups": "groups without spread"}  # fmt: skip
   drawn = [
-    _chart(f"{title}: {words}", _curves(run, metric, kind), **small)
+    chart(f"{title}: {words}", _curves(run, metric, kind), **small)
     for kind, title in findings.PHASES.items()
     for metric, words in names.items()
   ]
   supervised = [
-    _chart("FWM: −log p per token", _curves(run, "nll_y", "sft"), x_label="step"),
-    _chart("IDM: −log p per token", _curves(run, "nll_z", "sft"), x_label="step"),
+    chart("FWM: −log p per token", _curves(run, "nll_y", "sft"), x_label="step"),
+    chart("IDM: −log p per token", _curves(run, "nll_z", "sft"), x_label="step"),
   ]
   note = "Colours as above: phases of other methods are dashed. Pale lines are single steps."
-  parts = [_grid("three", drawn), _grid("two", supervised)]
-  return _section("Inside the training", note, *parts) if any(parts) else ""
+  parts = [grid("three", drawn), grid("two", supervised)]
+  return section("Inside the training", note, *parts) if any(parts) else ""
 
 
 def _figure(image: str, caption: str) -> str:
@@ -278,7 +239,7 @@ def _gallery(run: RunFolder, draw) -> str:
     key = (s["x"], s["z"], s["truth"], s.get("split", ""))
     groups.setdefault(key, {})[s.get("method", "swirl")] = s["prediction"]
   if not groups:
-    return _section("Gallery", note, _absent("The gallery is made when the run is over."))
+    return section("Gallery", note, absent("The gallery is made when the run is over."))
   cards, titles = [], findings.titles(run)
   for (x, z, truth, _), predictions in list(groups.items())[: SHOWN["gallery"]]:
     wrong = any(p != truth for p in predictions.values())
@@ -286,13 +247,13 @@ def _gallery(run: RunFolder, draw) -> str:
     for method, prediction in predictions.items():
       right = "✓" if prediction == truth else "✗"
       title = f"{titles[method]} {right}"
-      figures.append(_figure(draw(prediction, truth), _e(title)))
+      figures.append(_figure(draw(prediction, truth), escape(title)))
     figures.append(_figure(draw(truth), "truth"))
     cards.append(
-      f'<div class="card{" wrong" if wrong else ""}"><div class="words">“{_e(z)}”</div>'
+      f'<div class="card{" wrong" if wrong else ""}"><div class="words">“{escape(z)}”</div>'
       f'<div class="strip" style="margin-top:8px">{"".join(figures)}</div></div>'
     )
-  return _section("Gallery", note, f'<div class="grid cards">{"".join(cards)}</div>')
+  return section("Gallery", note, f'<div class="grid cards">{"".join(cards)}</div>')
 
 
 def _turns(run: RunFolder, draw) -> str:
@@ -301,7 +262,7 @@ def _turns(run: RunFolder, draw) -> str:
     "whole state; “words” is the share of right words, beside what repeating the first state would "
     "reach."
   )
-  exact, words, titles, colors = [], [], findings.titles(run), _colors(run)
+  exact, words, titles, colors = [], [], findings.titles(run), colors_of(run)
   for row in findings.rows(run, model="multi_turn"):
     m, color = row["metrics"], colors[row["method"]]
     if not m.get("exact"):
@@ -312,18 +273,18 @@ def _turns(run: RunFolder, draw) -> str:
     words.append(Line(title, turns, m["cells"], color, points=True))
     kept = Line("first state kept", turns, m["kept_cells"], charts.MUTED, dash=True)
   if not exact and not run.samples.get("chains"):
-    return _section("Several turns", note, _absent("Measured when the run is over."))
+    return section("Several turns", note, absent("Measured when the run is over."))
   names = [str(t + 1) for t in range(max((len(x.x) for x in exact), default=0))]
   shape = {"names": names, "x_label": "turn", "y_range": (0.0, 1.0)}
-  drawn = [_chart("Exact match by turn", exact, **shape),
-           _chart("Right words by turn", [*words, kept] if words else [], **shape)]  # fmt: skip
+  drawn = [chart("Exact match by turn", exact, **shape),
+           chart("Right words by turn", [*words, kept] if words else [], **shape)]  # fmt: skip
   films = [_film(chain, draw) for chain in run.samples.get("chains", ())[: SHOWN["chains"]]]
-  return _section("Several turns", note, _grid("two", drawn), *films)
+  return section("Several turns", note, grid("two", drawn), *films)
 
 
 def _film(chain: Sequence[Mapping[str, str]], draw) -> str:
   """The truth above what is predicted, turn by turn."""
-  words = "".join(f'<td><span class="words">{_e(t["z"])}</span></td>' for t in chain)
+  words = "".join(f'<td><span class="words">{escape(t["z"])}</span></td>' for t in chain)
   truth = "".join(f"<td>{draw(t['truth'])}</td>" for t in chain)
   guess = "".join(f"<td>{draw(t['prediction'], t['truth'])}</td>" for t in chain)
   first = draw(chain[0]["x"])
@@ -343,7 +304,7 @@ def _latents(run: RunFolder, draw) -> str:
   )
   found = findings.rows(run, model="latents")
   if not found:
-    return _section("Latent actions", note, _absent("The IDM has not been evaluated yet."))
+    return section("Latent actions", note, absent("The IDM has not been evaluated yet."))
   names = ("unique", "phrases", "length", "known", "meanings", "effective_actions", "logp_token")
   body = []
   for row in found:
@@ -363,7 +324,7 @@ def _latents(run: RunFolder, draw) -> str:
   bars = charts.bars([(k, [s.get(k, 0.0) for s in shares]) for k in kinds], colors, width=1040)
   legend = charts.legend([(t, c, False) for t, c in zip(titles, colors, strict=True)])
   chart = f'<h3 style="margin-top:20px">Kinds of action</h3>{legend}{bars}'
-  return _section("Latent actions", note, _table(head, body), chart, _examples(run, draw))
+  return section("Latent actions", note, table(head, body), chart, _examples(run, draw))
 
 
 def _number(found: float | int | None) -> str:
@@ -374,10 +335,10 @@ def _examples(run: RunFolder, draw) -> str:
   """Pairs of states with what the IDM says of them."""
   cards = []
   for s in run.samples.get("latents", ())[: SHOWN["latents"]]:
-    true = f'<div class="note">in the data: “{_e(s["true"])}”</div>' if s.get("true") else ""
+    true = f'<div class="note">in the data: “{escape(s["true"])}”</div>' if s.get("true") else ""
     cards.append(
       f'<div class="card"><div class="strip">{_figure(draw(s["x"]), "x")}'
-      f'{_figure(draw(s["y"]), "y")}</div><div class="words">“{_e(s["z"])}”</div>{true}</div>'
+      f'{_figure(draw(s["y"]), "y")}</div><div class="words">“{escape(s["z"])}”</div>{true}</div>'
     )
   style = 'style="grid-template-columns:repeat(4,minmax(0,1fr))"'
   return f'<div class="grid cards" {style}>{"".join(cards)}</div>' if cards else ""
@@ -386,7 +347,7 @@ def _examples(run: RunFolder, draw) -> str:
 def _details(run: RunFolder) -> str:
   parts = (("Config", run.config), ("Data", run.dataset), ("Versions", run.versions))
   body = "".join(
-    f"<details><summary>{name}</summary><pre>{_e(json.dumps(found, indent=2))}</pre></details>"
+    f"<details><summary>{name}</summary><pre>{escape(json.dumps(found, indent=2))}</pre></details>"
     for name, found in parts if found
   )  # fmt: skip
-  return _section("How it was made", "Everything that the run read and ran on.", body)
+  return section("How it was made", "Everything that the run read and ran on.", body)

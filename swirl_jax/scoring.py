@@ -39,24 +39,27 @@ def stage_rows(run, stage: Stage) -> Iterator[dict[str, Any]]:
 
 
 def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-  """Rows for what is measured once: the ceiling that the IDM's best of n reaches on the warm FWM,
-  and rollouts over several turns of the warm and the final FWM; and what samples.json holds.
+  """Rows for what is measured once: what the IDM's best of n reaches on the warm FWM (on validation
+  a ceiling, on test a rival: test-time verification), and rollouts over several turns of the warm
+  and the final FWM; and what samples.json holds.
   """
   e, data = run.settings.evaluation, run.data
   warm, now = warm_models(run.plan), final_models(run.plan)
   fwm, idm = _drawing(run, "y"), _drawing(run, "z")
   common = {k: v for k, v in _common(run, "y").items() if k != "world"}
-  found = one_step.best_of(
-    fwm,
-    run.model(warm["y"]),
-    idm,
-    run.model(warm["z"]),
-    data.examples["validation"],
-    n=e.best_of,
-    key=rng.stream(run.root, "evaluation", "best_of"),
-    **common,
-  )
-  rows = [_final_row("warmup", "best_of", "validation", found["metrics"])]
+  rows = []
+  for split in [name for name in ("validation", "test") if name in data.examples]:
+    found = one_step.best_of(
+      fwm,
+      run.model(warm["y"]),
+      idm,
+      run.model(warm["z"]),
+      data.examples[split],
+      n=e.best_of,
+      key=rng.stream(run.root, "evaluation", "best_of", split),
+      **common,
+    )
+    rows.append(_final_row("warmup", "best_of", split, found["metrics"], found["by_episode"]))
 
   shown, test = _shown(run)
   chains = transitions.chains(test.records, e.turns)[: e.chains]
@@ -178,8 +181,8 @@ def _row(stage: Stage, model: str, split: str, found, by_episode=None) -> dict[s
   return row if by_episode is None else row | {"by_episode": by_episode}
 
 
-def _final_row(method: str, model: str, split: str, found) -> dict[str, Any]:
-  return {
+def _final_row(method: str, model: str, split: str, found, by_episode=None) -> dict[str, Any]:
+  row = {
     "stage": "final",
     "iteration": 0,
     "method": method,
@@ -188,3 +191,4 @@ def _final_row(method: str, model: str, split: str, found) -> dict[str, Any]:
     "updates": 0,
     "metrics": found,
   }
+  return row if by_episode is None else row | {"by_episode": by_episode}

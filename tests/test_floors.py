@@ -48,9 +48,12 @@ LINES = (
       "trained",
       "report",
       "findings",
+      "pages",
+      "comparison",
+      "comparison_page",
     ),
   ),
-  (6, ("main", "predict", "export", "memory", "collect")),
+  (6, ("main", "predict", "export", "memory", "collect", "compare")),
 )
 TOP = 6  # every __main__
 

@@ -152,30 +152,30 @@ def test_rivals():
     ("all_labels", 0, "warm_fwm", None, "all_labels", ("y",), ("idm_labels",), 12),
     ("sure", 0, "warm_fwm", "warm_idm", "sure", ("y",), ("pseudo",), 9),
     ("self", 0, "warm_idm", "warm_idm", "self", ("z",), ("mixed",), 10),
-    ("turns.phase1", 1, "warm_fwm", "warm_idm", "turns", ("y",), (), 4),
-    ("turns.phase2", 1, "warm_idm", "turns", "turns.idm", ("z",), (), 7),
-    ("turns.phase1", 2, "turns", "turns.idm", "turns", ("y",), (), 4),
-    ("turns.phase2", 2, "turns.idm", "turns", "turns.idm", ("z",), (), 7),
-    ("turns.phase1", 3, "turns", "turns.idm", "turns", ("y",), (), 4),
-    ("turns.phase2", 3, "turns.idm", "turns", "turns.idm", ("z",), (), 7),
-    ("one.warmup", 0, "prior", None, "one.warm", ("y", "z"), ("fwm_labels", "idm_labels"), 1200),
-    ("one.phase1", 1, "one.warm", "one.warm", "one", ("y",), (), 12),
-    ("one.phase2", 1, "one", "one", "one", ("z",), (), 10),
+    ("turns-phase1", 1, "warm_fwm", "warm_idm", "turns", ("y",), (), 4),
+    ("turns-phase2", 1, "warm_idm", "turns", "turns-idm", ("z",), (), 7),
+    ("turns-phase1", 2, "turns", "turns-idm", "turns", ("y",), (), 4),
+    ("turns-phase2", 2, "turns-idm", "turns", "turns-idm", ("z",), (), 7),
+    ("turns-phase1", 3, "turns", "turns-idm", "turns", ("y",), (), 4),
+    ("turns-phase2", 3, "turns-idm", "turns", "turns-idm", ("z",), (), 7),
+    ("one-warmup", 0, "prior", None, "one-warm", ("y", "z"), ("fwm_labels", "idm_labels"), 1200),
+    ("one-phase1", 1, "one-warm", "one-warm", "one", ("y",), (), 12),
+    ("one-phase2", 1, "one", "one", "one", ("z",), (), 10),
   ]
   stages = {x.name: x for x in plan.make_plan(s) if x.method not in ("warmup", "swirl")}
   assert stages["sure"].confident == 0.5 and stages["sure"].annotates
   assert not stages["all_labels"].annotates
-  assert stages["one.phase2"].scored == stages["one.warmup"].scored == ("y", "z")
-  assert stages["turns.phase2"].updates == 21
+  assert stages["one-phase2"].scored == stages["one-warmup"].scored == ("y", "z")
+  assert stages["turns-phase2"].updates == 21
   ends = [x for x in plan.make_plan(s)[7:] if x.splits == plan.FINAL]
   assert [(x.name, x.iteration) for x in ends] == [
-    ("all_labels", 0), ("sure", 0), ("self", 0), ("turns.phase1", 3), ("turns.phase2", 3),
-    ("one.warmup", 0), ("one.phase2", 1),
+    ("all_labels", 0), ("sure", 0), ("self", 0), ("turns-phase1", 3), ("turns-phase2", 3),
+    ("one-warmup", 0), ("one-phase2", 1),
   ]  # fmt: skip
   shared = made(weights="shared", rivals=RIVALS, compare=("one",))
-  assert [r[0] for r in rows(shared, "name")[6:]] == ["one.phase1", "one.phase2"]
+  assert [r[0] for r in rows(shared, "name")[6:]] == ["one-phase1", "one-phase2"]
   none = made(rivals=RIVALS, compare=tuple(RIVALS), swirl__iterations=0)
-  assert [r[0] for r in rows(none, "name")[3:]] == ["sure", *["turns.phase2"] * 3]
+  assert [r[0] for r in rows(none, "name")[3:]] == ["sure", *["turns-phase2"] * 3]
 
 
 def test_phase_1_as_in_the_paper_takes_its_place_beside_swirl():

@@ -238,8 +238,9 @@ def best_of(fwm_role: TransformerRole, fwm_params, idm_role: TransformerRole, id
   """n samples of ŷ for the true z; the IDM picks the one with the largest mean log Q(z | x, ŷ).
 
   metrics, each for the whole state and (changed_) for what changed alone: pick, what the IDM's
-  choice reaches; pass, one of n is right; single, the mean over samples. Test-time verification of
-  arXiv:2602.06130, with the true action.
+  choice reaches; pass, one of n is right; single, the mean over samples; and picks, {N: pick} of
+  the first N samples for N = 2, 4, … up to n, whole states. by_episode: of pick. Test-time
+  verification of arXiv:2602.06130, with the true action.
   """
   decoding = dataclasses.replace(fwm_role.decoding, group=n, greedy=False)
   fwm_role = dataclasses.replace(fwm_role, decoding=decoding)
@@ -254,7 +255,11 @@ def best_of(fwm_role: TransformerRole, fwm_params, idm_role: TransformerRole, id
     metrics[f"{prefix}pick"] = float(right[np.arange(len(chosen)), chosen].mean())
     metrics[f"{prefix}pass"] = float(right.any(1).mean())
     metrics[f"{prefix}single"] = float(right.mean())
-  return {"metrics": metrics}
+  right, rows = np.stack([f.exact for f in found], 1), np.arange(len(chosen))
+  counts = sorted({n, *(2**k for k in range(1, n.bit_length()) if 2**k <= n)})
+  metrics["picks"] = {str(m): float(right[rows, rank[:, :m].argmax(1)].mean()) for m in counts}
+  episodes = [record.episode for record in split.records]
+  return {"metrics": metrics, "by_episode": text.by_episode(right[rows, chosen], episodes)}
 
 
 def latents(role: TransformerRole, params, split: Examples, *, key, temperature, batch, world,

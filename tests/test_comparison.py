@@ -1,0 +1,205 @@
+"""A comparison: the configs of its runs, what is counted, and a whole one on a tiny world."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from configs import comparison as config
+from swirl_jax import comparison, findings, settings
+from swirl_jax.comparison import Comparison
+from swirl_jax.plan import make_plan
+from swirl_jax.typed import build
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def plan_of(world="test", **changes):
+  return build(Comparison, config.get_config(world).to_dict() | changes, "config")
+
+
+# -- the configs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", config.WORLDS)
+def test_methods_have_as_many_updates_as_swirl(world):
+  run = settings.from_config(comparison.seed_config(plan_of(world), 0, {}, "data"))
+  stages = make_plan(run)
+  updates = {
+    "y": run.swirl.iterations * run.phase1.steps,
+    "z": run.swirl.iterations * run.phase2.steps,
+  }
+  found = {}
+  for stage in stages:
+    if stage.method != "warmup" and not stage.name.endswith("-warmup"):
+      found.setdefault(stage.method, {})[stage.fields[0]] = stage.updates
+  assert set(found) == {"swirl", *run.compare}
+  for method, by_field in found.items():
+    assert all(count == updates[field] for field, count in by_field.items()), method
+  assert set(found["idm_self"]) == {"z"} and set(found["paper_shared"]) == {"y", "z"}
+
+
+def test_learning_rates_are_scaled_and_nothing_else():
+  plan = plan_of("minigrid")
+  one = comparison.seed_config(plan, 3, {}, "data")
+  other = comparison.seed_config(plan, 3, {"labels_only": 0.5, "swirl": 0.1, "random": 2.0}, "data")
+  rate = lambda c, *path: path and rate(c[path[0]], *path[1:]) or c["optimizer"]["learning_rate"]  # noqa: E731
+  for path, factor in (
+    (("rivals", "labels_only", "sft"), 0.5), (("phase1",), 0.1), (("phase2",), 0.1),
+    (("rivals", "random", "phase1"), 2.0), (("rivals", "with_prior", "phase1"), 1.0),
+    (("warmup_fwm",), 1.0), (("rivals", "paper_shared", "phase2"), 1.0),
+  ):  # fmt: skip
+    assert rate(other, *path) == pytest.approx(factor * rate(one, *path)), path
+  assert (one["seed"], one["data"]["dir"]) == (3, "data")
+  tuning = comparison.tuning_config(plan, 0.3, "data")
+  assert tuning["seed"] == 100 and tuning["evaluation"]["splits"] == ["validation"]
+  assert rate(tuning, "phase1") == pytest.approx(0.3 * rate(one, "phase1"))
+  assert rate(tuning, "rivals", "with_prior", "phase1") == pytest.approx(
+    0.3 * rate(one, "rivals", "with_prior", "phase1")
+  )
+  assert rate(tuning, "warmup_fwm") == rate(one, "warmup_fwm")
+
+
+@pytest.mark.parametrize(
+  ("changes", "said"),
+  [
+    ({"seeds": (1, 1)}, "config: seeds = (1, 1): allowed are one or more, each once"),
+    ({"tuning_seed": 1}, "config: tuning_seed = 1: allowed is one that isn't in seeds"),
+    ({"factors": (1.0, 0.0)}, "config: factors = (1.0, 0.0): allowed are numbers above 0"),
+    ({"sedes": (1,)}, "config.sedes is not a field; allowed are run, seeds"),
+    ({"run": {"seed": 0}}, "config.weights is missing"),
+  ],
+)
+def test_bad_settings_are_named(changes, said):
+  with pytest.raises(ValueError) as error:
+    plan_of(**changes)
+  assert said in str(error.value)
+
+
+# -- what is counted -----------------------------------------------------------------------------
+
+
+def row(method, model, split, value, correct=None, **more):
+  metric = {"fwm": "exact", "idm": "match", "best_of": "pick"}[model]
+  found = {"method": method, "model": model, "split": split, "stage": method, "iteration": 0}
+  found |= {"metrics": {metric: value, "n": 8}, "updates": 7} | more
+  if correct is not None:
+    found["by_episode"] = {"correct": list(correct), "size": [4] * len(correct)}
+  return found
+
+
+def folder(shift=0, seconds=0.5):
+  """A run with two methods: SWIRL has one more right in every episode."""
+  run = {"phase1": {"prompts": 3, "anchor": 1}, "compare": ["labels", "self"]}
+  run["rivals"] = {
+    "labels": {"title": "Labels", "sft": {"batch": 8}},
+    "self": {"title": "Self", "model": "idm", "sft": {"batch": 4}},
+  }
+  right = np.array([1, 2, 1, 0, 2, 1]) + shift
+  exact = right.mean() / 4
+  evaluations = [
+    row("warmup", "fwm", "test", exact, right),
+    row("warmup", "fwm", "validation", 0.2),
+    row("warmup", "idm", "test", 0.6),
+    row("warmup", "best_of", "test", 0.4, right),
+    row("labels", "fwm", "test", exact, right),
+    row("self", "idm", "test", 0.7),
+    row("swirl", "fwm", "test", exact + 0.25, right + 1),
+    *(row("swirl", "fwm", "validation", 0.3 + 0.1 * i, iteration=i) for i in (1, 2)),
+  ]
+  steps = [step("labels", "sft", 0, t, seconds if t else 60.0) for t in range(5)]
+  steps[3]["validation"] = 0.25
+  for i in (1, 2):
+    steps += [step("swirl", "phase1", i, t, 2.0) | {"validation": 0.1 * i} for t in range(2)]
+  return findings.RunFolder(run, {}, {}, {}, steps, evaluations, ())
+
+
+def step(method, kind, iteration, number, seconds):
+  return {"stage": kind, "method": method, "kind": kind, "iteration": iteration, "step": number,
+          "perf": {"seconds": seconds}}  # fmt: skip
+
+
+def test_the_table_by_hand():
+  runs = [folder(), folder(shift=1)]
+  rows = {r.title: r for r in comparison.table(runs)}
+  assert list(rows) == ["Warm-up", "Warm-up, best of 8 by the IDM", "Labels", "Self", "SWIRL"]
+  swirl, labels = rows["SWIRL"], rows["Labels"]
+  assert swirl.lead is None and labels.lead == pytest.approx((0.25, 0.25, 0.25))
+  assert labels.by_seed == pytest.approx((7 / 24, 13 / 24)) and labels.exact == pytest.approx(
+    10 / 24
+  )
+  assert labels.interval[0] < labels.exact < labels.interval[1]
+  assert rows["Self"].exact is None and rows["Self"].idm == pytest.approx(0.7)
+  assert labels.cost == pytest.approx(2.5) and swirl.cost == 8.0 and rows["Warm-up"].cost == 0.0
+  assert (labels.samples, swirl.samples, rows["Self"].samples) == (40, 16, 0)
+  lines = comparison.markdown(list(rows.values()), "labels").splitlines()
+  assert (
+    len(lines) == 7 and lines[-1].startswith("| SWIRL | 0.667 |") and lines[-1].endswith("| 3.2 |")
+  )
+
+
+def test_a_method_that_a_seed_lacks_is_left_out():
+  late = folder()
+  late = late.__class__(**{**vars(late), "evaluations": late.evaluations[:-3]})
+  assert "SWIRL" not in {r.title for r in comparison.table([folder(), late])}
+
+
+def test_curves_and_iterations():
+  runs = [folder(), folder(shift=1)]
+  x, values = comparison.curves(runs, "labels")
+  assert x == [32] and values.tolist() == [[0.25], [0.25]]
+  x, values = comparison.curves(runs, "swirl")
+  assert x == [4, 8, 12, 16] and values.shape == (2, 4)
+  found = comparison.by_iteration(runs, "swirl", "fwm")
+  np.testing.assert_allclose(found, [[0.2, 0.4, 0.5]] * 2)
+
+
+def test_the_best_factor_of_each_method_is_chosen():
+  tuning = {}
+  for factor, score in ((1.0, 0.4), (0.3, 0.6)):
+    rows = [row("swirl", "fwm", "validation", score), row("self", "idm", "validation", 1 - score)]
+    tuning[factor] = findings.RunFolder({}, {}, {}, {}, (), rows, ())
+  found = comparison.scores(tuning)
+  assert found == {"swirl": {1.0: 0.4, 0.3: 0.6}, "self": {1.0: 0.6, 0.3: 0.4}}
+  assert comparison.chosen(found) == {"swirl": 0.3, "self": 1.0}
+  assert comparison.chosen({"a": {1.0: 0.5, 0.3: 0.5}}) == {"a": 1.0}
+
+
+# -- a whole one ---------------------------------------------------------------------------------
+
+SMALL = (
+  "pretrain.steps=2", "warmup_fwm.steps=3", "warmup_idm.steps=3", "phase1.steps=1",
+  "phase2.steps=1", "evaluation.test=20", "evaluation.validation=20", "evaluation.heldout=10",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_whole_comparison(tmp_path):
+  command = [sys.executable, "-m", "swirl_jax.compare", "--config=configs/comparison.py:test",
+             f"--workdir={tmp_path}", "--parallel=2", "--config.seeds=(0,)",
+             *(f"--config.run.{o}" for o in SMALL)]  # fmt: skip
+  done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout + done.stderr
+  found = json.loads((tmp_path / "comparison.json").read_text())
+  methods = {m["name"] for m in found["methods"]}
+  assert methods == {"warmup", "swirl", *config.get_config("test").run.compare}
+  assert set(found["factors"]) == methods - {"warmup"}
+  assert all(set(by_factor) == {"1", "0.3"} for by_factor in found["factors"].values())
+  tuning = (tmp_path / "tuning-1" / "evaluations.jsonl").read_text()
+  assert '"test"' not in tuning and '"heldout"' not in tuning
+  assert done.stdout.count("\n") == 2 + len(found["methods"])
+  page = (tmp_path / "comparison.html").read_text()
+  for title in ("Who is ahead?", "Score by samples", "Score by iteration", "Tuning"):
+    assert title in page
+  before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/metrics.jsonl")}
+  again = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+  assert again.returncode == 0 and again.stdout == done.stdout
+  assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/metrics.jsonl")} == before
+  other = subprocess.run([*command, "--config.factors=(1.0,)"], cwd=ROOT, env=os.environ,
+                         capture_output=True, text=True)  # fmt: skip
+  assert other.returncode == 1 and "Nothing was started: the config differs" in other.stderr
