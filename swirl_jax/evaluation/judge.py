@@ -19,7 +19,7 @@ from absl import app, flags
 
 from swirl_jax import files, metrics
 from swirl_jax.data.transition_lines import Refused, stop
-from swirl_jax.evaluation import text
+from swirl_jax.evaluation import judge_asking, text
 from swirl_jax.evaluation.judge_asking import (
   JUDGED,
   LEFT,
@@ -167,9 +167,7 @@ def main(argv):
     endpoint = from_environment(os.environ)
     template = TEMPLATES[given.template]
     items = read_predictions(given.predictions)
-    request = json.loads(given.request)
-    if not isinstance(request, dict):
-      raise ValueError(f"request is {given.request}, must be a JSON object")
+    request = _request(given.request)
     settings = Settings(given.asks, given.threads, request=request)
     patience = Patience(given.seconds, given.tries, longest=given.longest_wait)
     budget = Budget(
@@ -183,7 +181,12 @@ def main(argv):
   except ValueError as error:
     raise app.UsageError(str(error)) from None
   told = {"template": template.name, "scale": [template.low, template.high]}
-  told |= {"model": endpoint.model, "url": endpoint.url, "predictions": given.predictions}
+  told |= {
+    "request": judge_asking.REQUEST | request,
+    "model": endpoint.model,
+    "url": endpoint.url,
+    "predictions": given.predictions,
+  }
   found = write(given.out, items, judged, told)
   print(table(found))
   for kind, lines in found["unjudged"].items():
@@ -195,6 +198,16 @@ def main(argv):
     sys.exit(f"Stopped, {left} left: {judged.stopped}\nThe same command goes on from there.")
   if left:
     print(f"The budget is reached, {left} left. With a larger one the same command goes on.")
+
+
+def _request(given: str) -> dict[str, Any]:
+  try:
+    found = json.loads(given)
+  except (ValueError, RecursionError):
+    found = None
+  if not isinstance(found, dict):
+    raise ValueError(f"request is {_shown(given)}, must be a JSON object")
+  return found
 
 
 def _told(cost: Mapping[str, Any]) -> str:

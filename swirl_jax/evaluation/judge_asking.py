@@ -224,7 +224,8 @@ def judge(
         for key, outcome in outcomes:
           found[key] = outcome
           hits += len(places[key]) - 1 if outcome.status == JUDGED else 0
-          advance(len(places[key]), tokens=sum(account.run))
+          if outcome.status != LEFT:
+            advance(len(places[key]), tokens=sum(account.run))
     except Unusable as error:
       stopped = str(error)
     # An answer may have come in after the run was stopped.

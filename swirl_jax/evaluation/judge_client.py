@@ -143,12 +143,11 @@ class Client:
           raise Unanswered(f"{error}; it asks for {error.wait:.0f} s, more than allowed") from None
         if tries == self.patience.tries:
           raise
-        pause = max(error.wait, self.patience.backoff(tries))
         with self._lock:
           self.retries += 1
           if error.wait:
             self._pause_ends = max(self._pause_ends, time.monotonic() + error.wait)
-        self._sleep(pause)
+        self._sleep(self.patience.backoff(tries))
     raise AssertionError("unreachable")
 
   def post(self, body: Mapping[str, Any]) -> Reply:

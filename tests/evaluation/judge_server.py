@@ -87,6 +87,19 @@ def breaks_off(handler) -> None:
   send(handler, 200, body[: len(body) // 2], length=len(body))
 
 
+def chunked(*, whole: bool) -> Step:
+  """A body in chunks, as proxies send it; with its last chunk, or without."""
+
+  def step(handler):
+    body = completion("fine")
+    chunks = [body[:30], body[30:], b""] if whole else [body]
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for chunk in chunks:
+      handler.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+
+  return step
+
+
 def hangs_up(handler) -> None:
   handler.connection.shutdown(socket.SHUT_RDWR)
 

@@ -202,6 +202,7 @@ def test_the_budget_and_what_is_unjudged_are_told(tmp_path):
   assert "; 0.0120 at the given prices" in shown
   assert found["cost"]["run"]["money"] == pytest.approx(6 * 0.002)
   assert found["cost"]["budget"]["tokens"] == 4000
+  assert found["request"] == {"temperature": 0, "max_tokens": 100}
   for text in (shown, err, *(p.read_text() for p in out.iterdir())):
     assert js.KEY not in text
 
@@ -213,11 +214,21 @@ def test_a_refused_key_and_bad_settings_end_with_one_error(tmp_path):
   with js.serving({"1": refuses, "2": refuses}) as server:
     process = command(server.url, path, out)
     other = command(f"http://me:{js.KEY}@127.0.0.1/v1", path, tmp_path / "other")
+    third = command(server.url, path, tmp_path / "other", "--request={max_tokens: 3}")
     code, shown, err = finished(process)
     other_code, other_shown, other_err = finished(other)
+    third_code, _, third_err = finished(third)
   assert code == 1 and f"Stopped, 2 left: {server.url}/chat/completions: status 401" in err
   assert json.loads((out / "summary.json").read_text())["all"]["left"] == 2
   assert other_code == 1 and "SWIRL_JUDGE_URL must be http(s)://" in other_err
-  for text in (shown, err, other_shown, other_err, *(p.read_text() for p in out.iterdir())):
+  assert third_code == 1 and "request is '{max_tokens: 3}', must be a JSON object" in third_err
+  for text in (
+    shown,
+    err,
+    third_err,
+    other_shown,
+    other_err,
+    *(p.read_text() for p in out.iterdir()),
+  ):
     assert js.KEY not in text and "Traceback" not in text
   assert not (tmp_path / "other").exists()

@@ -169,6 +169,23 @@ def test_a_wrong_key_or_address_stops_the_run_at_once(tmp_path, code):
   assert statuses(judged) == [JUDGED] * 2 + [LEFT] * 4 and server.asked == ["1", "2", "p"]
 
 
+def test_an_answer_that_was_under_way_when_the_run_stopped_counts(tmp_path):
+  both = threading.Barrier(2)
+
+  def late(handler):
+    both.wait(timeout=10)
+    js.slow(0.2, js.scores(6))(handler)
+
+  def refused(handler):
+    both.wait(timeout=10)
+    js.status(401)(handler)
+
+  with js.serving({"late": [late], "refused": [refused]}) as server:
+    judged = run(server, ["late", "refused", "1"], tmp_path, threads=2)
+  assert scores(judged) == [6, None, None] and statuses(judged)[1:] == [LEFT, LEFT]
+  assert "status 401" in judged.stopped
+
+
 def test_nothing_listens(tmp_path):
   judged = run(js.nobody(), list("123456789"), tmp_path, failures=2, threads=1)
   assert "2 failures in a row" in judged.stopped and "no connection" in judged.stopped

@@ -165,6 +165,7 @@ def test_the_time_limit_is_for_the_whole_request(step):
   [
     (js.hangs_up, "the connection broke"),
     (js.breaks_off, "the connection broke .[0-9]+ bytes are missing"),
+    (js.chunked(whole=False), "the connection broke .IncompleteRead"),
     (js.status(200, body=b"<html>Welcome</html>"), "no chat completion .<html>Welcome</html>"),
     (js.status(200, body=b"[" * 100_000), "no chat completion"),
     (js.status(200, body=b'{"choices": []}'), "no chat completion"),
@@ -180,6 +181,11 @@ def test_answers_that_are_none_are_tried_again_and_counted_as_sent(step, what):
     with pytest.raises(Unanswered, match=what) as error:
       ask(server)
   assert error.value.lost and len(server.log) == 2 + js.PATIENCE.tries
+
+
+def test_a_body_in_chunks():
+  with js.serving({"q": [js.chunked(whole=True)]}) as server:
+    assert ask(server)[0] == ("fine", None, 100, 20)
 
 
 def test_a_body_without_end_is_not_read(monkeypatch):
