@@ -76,7 +76,7 @@ def trickles(seconds: float) -> Step:
         if time.monotonic() > end:
           break
         handler.wfile.write(bytes([byte]))
-        time.sleep(0.02)
+        time.sleep(0.05)
 
   return step
 

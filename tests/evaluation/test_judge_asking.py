@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import judge_server as js
 import pytest
@@ -212,8 +211,8 @@ def test_what_it_rejects_after_good_answers_is_the_items_fault(tmp_path):
 
 
 def test_slow_answers_are_lost_and_counted(tmp_path):
-  with js.serving({"p": [js.slow(0.6, js.scores(1)), js.scores(2)]}) as server:
-    judged = run(server, ["p"], tmp_path, patience=Patience(seconds=0.2, first=0.0))
+  with js.serving({"p": [js.slow(1.5, js.scores(1)), js.scores(2)]}) as server:
+    judged = run(server, ["p"], tmp_path, patience=Patience(seconds=0.6, first=0.0))
   assert scores(judged) == [2] and judged.cost["retries"] == 1
   assert judged.cost["run"]["estimated_tokens"] > 600
   with Cache(tmp_path) as cache:
@@ -275,19 +274,21 @@ def test_no_budget_no_request(tmp_path):
 
 
 def test_two_runs_at_once(tmp_path):
-  began = threading.Event()
+  began, go_on = threading.Event(), threading.Event()
 
   def step(handler):
     began.set()
-    time.sleep(0.3)
+    go_on.wait(timeout=30)
     js.scores(1)(handler)
 
   with js.serving({"p": [step]}) as server:
-    first = threading.Thread(target=run, args=(server, ["p"], tmp_path))
+    patience = {"patience": Patience(seconds=60.0)}
+    first = threading.Thread(target=run, args=(server, ["p"], tmp_path), kwargs=patience)
     first.start()
     began.wait()
     with pytest.raises(ValueError, match="is in use by another run"):
       run(server, ["p"], tmp_path)
+    go_on.set()
     first.join()
     assert scores(run(server, ["p"], tmp_path)) == [1]
   assert server.asked == ["p"]

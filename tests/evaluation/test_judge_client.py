@@ -147,16 +147,16 @@ def test_401_says_whether_a_key_was_given():
         ask(server, key=key)
 
 
-@pytest.mark.parametrize("step", [js.slow(0.5, js.says("late")), js.trickles(3.0)])
+@pytest.mark.parametrize("step", [js.slow(1.5, js.says("late")), js.trickles(8.0)])
 def test_the_time_limit_is_for_the_whole_request(step):
   with js.serving({"q": [step, js.says("fine")]}) as server:
     begin = time.monotonic()
-    reply, asker = ask(server, Patience(seconds=0.25, tries=2, first=0.0))
-    assert time.monotonic() - begin < 2
+    reply, asker = ask(server, Patience(seconds=0.6, tries=2, first=0.0))
+    assert time.monotonic() - begin < 5
     assert reply.text == "fine" and asker.retries == 1
-    with pytest.raises(Unanswered, match=r"no answer within 0\.25 s") as error:
+    with pytest.raises(Unanswered, match=r"no answer within 0\.6 s") as error:
       server.steps["q"] = [step]
-      ask(server, Patience(seconds=0.25, tries=1))
+      ask(server, Patience(seconds=0.6, tries=1))
   assert error.value.lost
 
 
