@@ -1,0 +1,239 @@
+"""Another model's score of predictions, from any endpoint that speaks chat-completions.
+
+    SWIRL_JUDGE_URL=http://localhost:8000/v1 SWIRL_JUDGE_MODEL=... \\
+    python -m swirl_jax.evaluation.judge --predictions=FILE.jsonl --template=state --out=FOLDER
+
+Reads x, z, y and prediction line by line, and writes judged.jsonl and summary.json: docs/judge.md.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from swirl_jax import files, metrics
+from swirl_jax.data.transition_lines import Refused, stop
+from swirl_jax.evaluation import judge_asking, text
+from swirl_jax.evaluation.judge_asking import (
+  JUDGED,
+  LEFT,
+  UNJUDGED,
+  Item,
+  Judged,
+  Outcome,
+  Settings,
+  judge,
+)
+from swirl_jax.evaluation.judge_client import Patience, from_environment
+from swirl_jax.evaluation.judge_ledger import Budget
+from swirl_jax.evaluation.judge_templates import TEMPLATES
+
+REQUIRED = ("x", "z", "y", "prediction")
+OPTIONAL = ("episode", "level")
+
+
+# -- the files -----------------------------------------------------------------------------------
+
+
+def read_predictions(path: str | os.PathLike) -> list[Item]:
+  """The lines of a file of predictions, or a ValueError that names the first bad one.
+
+  A line without an episode is one of its own.
+  """
+  items, errors = [], []
+  try:
+    with open(path, "rb") as file:
+      for number, raw in enumerate(file, start=1):
+        try:
+          items.append(_item(number, raw))
+        except Refused as error:
+          errors.append((number, str(error)))
+  except OSError as error:
+    raise ValueError(f"predictions = {str(path)!r}: {error.strerror}") from None
+  stop(str(path), errors)
+  if not items:
+    raise ValueError(f"predictions = {str(path)!r}: the file is empty")
+  return items
+
+
+def _item(number: int, raw: bytes) -> Item:
+  try:
+    found = json.loads(raw.decode("utf-8"))
+  except (ValueError, RecursionError) as error:
+    raise Refused(f"the line must be one JSON object in UTF-8 ({error})") from None
+  if not isinstance(found, dict):
+    raise Refused(f"the line is {_shown(found)}, must be one JSON object")
+  for name in found:
+    if name not in REQUIRED + OPTIONAL:
+      raise Refused(f"a field is {_shown(name)}, must be one of {', '.join(REQUIRED + OPTIONAL)}")
+  for name in REQUIRED:
+    if name not in found:
+      raise Refused(f"{name} is missing, must be text")
+    if not isinstance(found[name], str):
+      raise Refused(f"{name} is {_shown(found[name])}, must be text")
+    if name != "prediction" and not found[name].strip():
+      raise Refused(f"{name} is {_shown(found[name])}, must be text with a word in it")
+  episode, level = found.get("episode", f"line {number}"), found.get("level", "all")
+  if not isinstance(episode, str | int | float) or isinstance(episode, bool):
+    raise Refused(f"episode is {_shown(episode)}, must be text or a number")
+  if not isinstance(level, str):
+    raise Refused(f"level is {_shown(level)}, must be text")
+  return Item(*(found[name] for name in REQUIRED), episode=str(episode), level=level)
+
+
+def _shown(found: Any) -> str:
+  shown = repr(found)
+  return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def summary(items: Sequence[Item], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+  """{"all": figures, "by_level": {level: figures}, "unjudged": {kind: line numbers}}.
+
+  Figures: judged, unjudged, left, episodes (of the judged), and of the judged the mean score with
+  its 95% interval over episodes (score, score_low, score_high; None where nothing is judged).
+  """
+  levels = sorted({item.level for item in items})
+  pairs = list(zip(items, outcomes, strict=True))
+  unjudged: dict[str, list[int]] = {}
+  for line, outcome in enumerate(outcomes, start=1):
+    if outcome.status == UNJUDGED:
+      unjudged.setdefault(outcome.kind, []).append(line)
+  return {
+    "all": _figures(pairs),
+    "by_level": {level: _figures([p for p in pairs if p[0].level == level]) for level in levels},
+    "unjudged": unjudged,
+  }
+
+
+def _figures(pairs: Sequence[tuple[Item, Outcome]]) -> dict[str, Any]:
+  judged = [(item.episode, o.score) for item, o in pairs if o.status == JUDGED]
+  count = {s: sum(o.status == s for _, o in pairs) for s in (JUDGED, UNJUDGED, LEFT)}
+  if not judged:
+    return {**count, "episodes": 0} | dict.fromkeys(("score", "score_low", "score_high"))
+  episodes, scores = zip(*judged, strict=True)
+  names, place = np.unique(episodes, return_inverse=True)
+  sums = {"correct": np.bincount(place, scores), "size": np.bincount(place)}
+  low, high = text.interval(sums)
+  mean = float(np.mean(scores))
+  return {**count, "episodes": len(names), "score": mean, "score_low": low, "score_high": high}
+
+
+def table(found: Mapping[str, Any]) -> str:
+  """A summary as lines of text."""
+  names = ("judged", "unjudged", "left", "episodes")
+  rows = [("level", "score", "95% interval", *names)]
+  levels = found["by_level"] if len(found["by_level"]) > 1 else {}
+  for level, row in {"all": found["all"], **{f"  {k}": v for k, v in levels.items()}}.items():
+    none = row["score"] is None
+    mean = "-" if none else f"{row['score']:.2f}"
+    interval = "-" if none else f"{row['score_low']:.2f} to {row['score_high']:.2f}"
+    rows.append((level, mean, interval, *(str(row[name]) for name in names)))
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return "\n".join(
+    "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+  )
+
+
+def write(folder: str | os.PathLike, items: Sequence[Item], judged: Judged, told: dict) -> dict:
+  """judged.jsonl, a line for each line of the predictions, and summary.json, which it returns."""
+  folder = Path(folder)
+  temporary = folder / f".judged.jsonl.{os.getpid()}.tmp"
+  with open(temporary, "w", encoding="utf-8") as file:
+    for line, (item, outcome) in enumerate(zip(items, judged.outcomes, strict=True), start=1):
+      place = {"line": line, "episode": item.episode, "level": item.level}
+      file.write(json.dumps(place | outcome._asdict()) + "\n")
+  os.replace(temporary, folder / "judged.jsonl")
+  found = told | summary(items, judged.outcomes) | {"cost": judged.cost}
+  found |= {"stopped": judged.stopped}
+  files.write_json_atomic(folder / "summary.json", found)
+  return found
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+
+def main(argv):
+  given = flags.FLAGS
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  jax.config.update("jax_platforms", "cpu")  # the bar asks JAX; an accelerator may be another's
+  try:
+    endpoint = from_environment(os.environ)
+    template = TEMPLATES[given.template]
+    items = read_predictions(given.predictions)
+    request = _request(given.request)
+    settings = Settings(given.asks, given.threads, request=request)
+    patience = Patience(given.seconds, given.tries, longest=given.longest_wait)
+    budget = Budget(
+      given.budget_tokens, given.budget_money, given.prompt_price, given.completion_price
+    )
+    Path(given.out).mkdir(parents=True, exist_ok=True)
+    cache = given.out if given.cache is None else given.cache
+    with metrics.Progress(len(items), description=f"judge {template.name}") as progress:
+      judged = judge(items, endpoint, template, cache, settings=settings, patience=patience,
+                     budget=budget, progress=progress)  # fmt: skip
+  except ValueError as error:
+    raise app.UsageError(str(error)) from None
+  told = {"template": template.name, "scale": [template.low, template.high]}
+  told |= {
+    "request": judge_asking.REQUEST | request,
+    "model": endpoint.model,
+    "url": endpoint.url,
+    "predictions": given.predictions,
+  }
+  found = write(given.out, items, judged, told)
+  print(table(found))
+  for kind, lines in found["unjudged"].items():
+    more = ", ..." if lines[10:] else ""
+    print(f"unjudged, {kind}: {len(lines)} (lines {', '.join(map(str, lines[:10]))}{more})")
+  print(_told(judged.cost))
+  left = found["all"]["left"]
+  if judged.stopped is not None:
+    sys.exit(f"Stopped, {left} left: {judged.stopped}\nThe same command goes on from there.")
+  if left:
+    print(f"The budget is reached, {left} left. With a larger one the same command goes on.")
+
+
+def _request(given: str) -> dict[str, Any]:
+  try:
+    found = json.loads(given)
+  except (ValueError, RecursionError):
+    found = None
+  if not isinstance(found, dict):
+    raise ValueError(f"request is {_shown(given)}, must be a JSON object")
+  return found
+
+
+def _told(cost: Mapping[str, Any]) -> str:
+  run, money = cost["run"], cost["run"]["money"]
+  return (
+    f"{cost['requests']} requests ({cost['retries']} retries), {cost['cache_hits']} from the cache"
+    f"; {run['prompt_tokens']} prompt and {run['completion_tokens']} completion tokens"
+    + (f", of which {run['estimated_tokens']} are estimated" if run["estimated_tokens"] else "")
+    + (f"; {money:.4f} at the given prices" if money is not None else "")
+  )
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("predictions", None, "JSONL: x, z, y, prediction, episode and level.")
+  flags.DEFINE_enum("template", None, list(TEMPLATES), "What the judge is asked.")
+  flags.DEFINE_string("out", None, "The folder for judged.jsonl and summary.json.")
+  flags.DEFINE_string("cache", None, "The folder of the cache, if it isn't --out.")
+  flags.DEFINE_integer("budget_tokens", None, "Most tokens that the cache may come to.")
+  flags.DEFINE_float("budget_money", None, "Most money that the cache may come to.")
+  flags.DEFINE_float("prompt_price", None, "Of a million prompt tokens.")
+  flags.DEFINE_float("completion_price", None, "Of a million completion tokens.")
+  flags.DEFINE_integer("threads", 4, "Requests at a time.")
+  flags.DEFINE_integer("asks", 3, "Most questions about one line, if answers are no judgements.")
+  flags.DEFINE_integer("tries", 6, "Most tries of one request, if the endpoint doesn't answer it.")
+  flags.DEFINE_float("seconds", 120.0, "Time limit of one request.")
+  flags.DEFINE_float("longest_wait", 60.0, "Longest pause before a request is tried again.")
+  flags.DEFINE_string("request", "{}", "JSON: more fields of the request; null removes one.")
+  flags.mark_flags_as_required(["predictions", "template", "out"])
+  app.run(main)
