@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -51,7 +52,9 @@ def make_mesh(*, data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
       f"mesh (data, fsdp, tensor) = {shape} needs {np.prod(shape)} devices, found {len(devices)}: "
       f"their product must be the number of devices."
     )
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+  # An axis may be a part of a physical one: tensor = 2 on a slice of 8 × 8 chips.
+  laid_out = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  return Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def leaf_path(path) -> str:
