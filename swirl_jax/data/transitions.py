@@ -9,9 +9,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 TRAIN_SPLITS = ("labelled", "unlabelled")
-EVALUATION_SPLITS = ("validation", "test", "heldout")
+EVALUATION_SPLITS = ("validation", "test", "heldout", "failing")
 SPLITS = TRAIN_SPLITS + EVALUATION_SPLITS
-OPTIONAL = frozenset({"heldout"})  # a world without held-out levels hasn't this split
+# Levels that are held out, and held-out calls that fail: not every world has them.
+OPTIONAL = frozenset({"heldout", "failing"})
 NO_ACTIONS = frozenset({"unlabelled"})  # the splits whose records carry neither z nor action
 
 

@@ -97,8 +97,8 @@ def without(name):
     (GOOD | {"z": "go\x1b"}, "must be free of control characters ('\\x1b')"),
     (GOOD | {"y": "\ud800"}, "must be free of control characters ('\\ud800')"),
     (GOOD | {"y": "b <eos> c"}, "y is 'b <eos> c', must be free of special tokens (<eos>)"),
-    (GOOD | {"split": "dev"}, "split is 'dev', must be one of train, validation, test, heldout"),
-    (GOOD | {"split": "test", "level": "ice"}, "split is 'test', must be 'heldout' (heldout_lev"),
+    (GOOD | {"split": "dev"}, "must be one of train, validation, test, heldout, failing"),
+    (GOOD | {"split": "test", "level": "ice"}, "must be 'heldout', 'failing' or left out (h"),
     (without("z") | {"action": "go"}, "action is 'go', must be left out where z is"),
     (GOOD | {"split": "train"}, "split is train, must be test, as in line 1 of episode '1'"),
     (GOOD | {"level": "b"}, "level is b, must be all, as in line 1 of episode '1'"),
@@ -251,7 +251,7 @@ def test_a_line_may_name_its_split_and_levels_are_held_out_whole(tmp_path):
   lines = []
   for n in dials(40):
     episode = n["episode"]
-    named = {1: "test", 2: "train", 4: "validation"}.get(episode)
+    named = {1: "test", 2: "train", 4: "validation", 35: "failing"}.get(episode)
     n |= {"split": named} if named else {}
     n |= {"level": "ice"} if episode > 30 else {}
     lines.append(n)
@@ -261,8 +261,9 @@ def test_a_line_may_name_its_split_and_levels_are_held_out_whole(tmp_path):
   where = {r.episode: name for name, found in splits.items() for r in found}
   assert where["1"] == "test" and where["2"] in transitions.TRAIN_SPLITS
   assert where["4"] == "validation"
-  assert {r.level for r in splits["heldout"]} == {"ice"}
-  assert {r.level for name, found in splits.items() if name != "heldout" for r in found} == {"all"}
+  assert where["35"] == "failing" and "heldout" in where.values()
+  for name, found in splits.items():
+    assert {r.level for r in found} == {"ice" if name in transitions.OPTIONAL else "all"}
 
 
 def test_turns_and_classes(tmp_path):

@@ -140,7 +140,8 @@ def _empty(split: str, counts: Mapping[str, Mapping[str, int]], settings) -> str
     )
   c = counts[split]
   lost = f"{c['without_z']} had no z, and of {c['dropped']} training has met x or y"
-  change = "" if split == "heldout" else f"raise config.world.{split} = {settings[split]}, or "
+  optional = split in transitions.OPTIONAL
+  change = "" if optional else f"raise config.world.{split} = {settings[split]}, or "
   return f"{nothing}: {lost}; {change}give it other episodes by the field split"
 
 

@@ -246,12 +246,12 @@ def collect(settings: Mapping[str, int]) -> tuple[dict[str, list[Record]], dict[
   episodes; evaluation splits keep the order of their episodes.
   """
   splits, counts, met = {}, {}, set()
-  total = sum(settings[split] for split in transitions.SPLITS)
+  total = sum(settings[split] for split in SIZES)
   with tqdm(total=total, desc="collecting MiniGrid", unit=" transitions") as bar:
-    for index, split in enumerate(transitions.SPLITS):
+    for index, split in enumerate(SIZES):
       bar.set_postfix_str(split)
       training = split in transitions.TRAIN_SPLITS
-      first_seed = (settings["seed"] * len(transitions.SPLITS) + index) * SEEDS
+      first_seed = (settings["seed"] * len(SIZES) + index) * SEEDS
       records, counts[split] = _split(
         split, settings[split], first_seed, frozenset() if training else met, bar.update
       )
