@@ -11,13 +11,14 @@ from pathlib import Path
 from absl import app, flags
 
 from swirl_jax import files
-from swirl_jax.data.official import convert, mind2web, mirrorapi, toolbench
+from swirl_jax.data.official import apibank, convert, mind2web, mirrorapi, toolbench
 from swirl_jax.data.official.records import Absent
 
 FORMATS = {
   "mirrorapi": mirrorapi.BENCHMARK,
   "mind2web": mind2web.BENCHMARK,
   "toolbench": toolbench.BENCHMARK,
+  "apibank": apibank.BENCHMARK,
 }
 
 

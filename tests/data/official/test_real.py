@@ -2,6 +2,7 @@
 
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,13 @@ def test_toolbench(tmp_path):
   assert len({n.episode for n in lines}) == 15 and {n.level for n in lines} == {"G1", "G2", "G3"}
   first = [n for n in lines if n.turn == 0]
   assert all(json.loads(n.x)["name"] == n.z.split()[0] for n in first) and first
+
+
+def test_apibank(tmp_path):
+  with tarfile.open(next(Path(ROOT, "apibank").glob("*.tar.gz"))) as archive:
+    archive.extractall(tmp_path / "in", filter="data")
+  lines, counts = convert("apibank", tmp_path / "in", tmp_path / "out.jsonl")
+  left = {reason: n["records"] for reason, n in counts["left_out"].items()}
+  assert left == {"duplicate": 1}
+  assert counts["kept"] == {"by chance": {"level-1": 172, "level-2": 217, "level-3": 118}}
+  assert len(lines) + sum(left.values()) == 508
