@@ -145,6 +145,8 @@ def test_a_checkpoints_tokenizer_refuses_what_is_too_long(tmp_path):
     ({"validation": 0.5, "test": 0.5}, "config.world.test = 0.5: allowed is less than 1 together"),
     ({"heldout_levels": "ice"}, "config.world.heldout_levels = 'ice': allowed is a tuple of names"),
     ({"heldout_levels": ("ice",)}, "config.world.heldout_levels has 'ice': the levels of"),
+    ({"met": "x"}, "config.world.met = 'x': allowed is 'state' or 'prompt'"),
+    ({"met": ["state"]}, "config.world.met = ['state']: allowed is 'state' or 'prompt'"),
     ({"sede": 1}, "world 'jsonl' has no setting 'sede'; it has path, seed"),
   ],
 )
@@ -219,6 +221,31 @@ def test_counts_add_up_and_nothing_of_a_test_episode_is_in_training(tmp_path):
   own = collections.Counter((n["x"], n["y"], n.get("z"), str(n["episode"])) for n in lines)
   for name in ("labelled", "validation", "test"):
     assert all((r.x, r.y, r.z, r.episode) in own for r in splits[name])
+
+
+def test_calls_of_one_document_are_told_apart_by_what_is_asked(tmp_path):
+  def line(split, x, z, y):
+    return {"x": x, "y": y, "z": z, "episode": f"{split} {x} {z}", "split": split}
+
+  trained = [line("train", "doc", f"call {n}", f"answer {n}") for n in range(4)]
+  met = [
+    line(split, "doc", z, y)
+    for split in ("validation", "test")
+    for z, y in (("call 2", "fresh"), ("other", "answer 1"))  # the FWM's prompt, the IDM's
+  ]
+  new = [
+    line(split, x, z, y)
+    for split in ("validation", "test")
+    for x, z, y in (("doc", "other 2", "fresh"), ("doc 2", "call 2", "answer 2"))
+  ]
+  splits, counts = prepared(tmp_path, trained + met + new, met="prompt", labelled=2)
+  for split in ("validation", "test"):
+    assert [(r.x, r.z) for r in splits[split]] == [("doc", "other 2"), ("doc 2", "call 2")]
+    assert counts[split] == {"kept": 2, "episodes": 2, "without_z": 0, "dropped": 2}
+  with pytest.raises(ValueError, match="split 'validation': .* of 4 training has met x or y"):
+    world(tmp_path, trained + met + new, labelled=2)
+  with pytest.raises(ValueError, match="of 2 training has met x with z or x with y; raise"):
+    world(tmp_path, trained + met, labelled=3, met="prompt")
 
 
 def test_shares_are_of_the_episodes_and_follow_the_seed(tmp_path):

@@ -5,8 +5,8 @@
 docs/world.md has the fields. Every line is checked before anything else happens. Episodes, never
 transitions, are divided between training and evaluation: those whose lines name a split and those
 of held-out levels as they say, the others by a hash of seed and episode. In training a transition
-that occurs twice is kept once; an evaluation transition whose x or y was met there, as x or y, is
-dropped, as is one without an action. All of it is counted in the builder's metadata.
+that occurs twice is kept once; an evaluation transition that was met there (`_MET` says what that
+is) is dropped, as is one without an action. All of it is counted in the builder's metadata.
 
 The vocabulary is the words of the file. It is kept beside the data, which a later command reads, so
 that the file itself may be gone by then.
@@ -31,9 +31,11 @@ from swirl_jax.data.transition_lines import NAMED, Line, Refused, meanings_of, r
 from swirl_jax.data.transitions import Record
 
 # path: the file. labelled: the most labelled transitions, 0 for all that have z. validation, test:
-# shares of the episodes whose lines name no split. heldout_levels: never trained on.
+# shares of the episodes whose lines name no split. heldout_levels: never trained on. met: a key of
+# _MET.
 DEFAULTS = {
   "path": "", "seed": 0, "labelled": 0, "validation": 0.1, "test": 0.1, "heldout_levels": (),
+  "met": "state",
 }  # fmt: skip
 
 _WORLD = "world.json"  # beside the data: what `_Source` says without its records
@@ -61,6 +63,20 @@ class _Source:
 
 
 # -- the splits ----------------------------------------------------------------------------------
+
+
+def _states(n: Line) -> set:
+  return {same(n.x), same(n.y)}
+
+
+def _prompts(n: Line) -> set:
+  """What a model is asked: x with z, and x with y."""
+  return {(name, same(n.x), same(getattr(n, name))) for name in "zy" if getattr(n, name)}
+
+
+# What evaluation may not share with training: a state, as x or y; or a prompt, in worlds whose x is
+# a document that all of its calls share, or whose y is a common answer.
+_MET = {"state": _states, "prompt": _prompts}
 
 
 def assign(lines: Sequence[Line], settings: Mapping[str, Any]) -> dict[str, str]:
@@ -99,10 +115,11 @@ def divide(
   splits = {"labelled": with_z[:most], "unlabelled": shuffled(sorted(bare))}
   counts = {"file": {"lines": len(lines), "episodes": len(where),
                      "duplicates": len(parts["train"]) - len(training)}}  # fmt: skip
-  met = {same(state) for n in training for state in (n.x, n.y)}
+  keys = _MET[settings["met"]]
+  met = {key for n in training for key in keys(n)}
   for name in transitions.EVALUATION_SPLITS:
     acted = [n for n in parts[name] if n.z]
-    splits[name] = [n for n in acted if not {same(n.x), same(n.y)} & met]
+    splits[name] = [n for n in acted if not keys(n) & met]
     counts[name] = {
       "without_z": len(parts[name]) - len(acted), "dropped": len(acted) - len(splits[name]),
     }  # fmt: skip
@@ -139,7 +156,8 @@ def _empty(split: str, counts: Mapping[str, Mapping[str, int]], settings) -> str
       f"keeps them; set it below {n}, from 1, or leave z out of some lines"
     )
   c = counts[split]
-  lost = f"{c['without_z']} had no z, and of {c['dropped']} training has met x or y"
+  what = {"state": "x or y", "prompt": "x with z or x with y"}[settings["met"]]
+  lost = f"{c['without_z']} had no z, and of {c['dropped']} training has met {what}"
   optional = split in transitions.OPTIONAL
   change = "" if optional else f"raise config.world.{split} = {settings[split]}, or "
   return f"{nothing}: {lost}; {change}give it other episodes by the field split"
@@ -232,6 +250,8 @@ def _check(settings: Mapping[str, Any]) -> None:
   levels = settings["heldout_levels"]
   if not isinstance(levels, list | tuple) or not all(isinstance(v, str) for v in levels):
     refuse("heldout_levels", "a tuple of names")
+  if not isinstance(settings["met"], str) or settings["met"] not in _MET:
+    refuse("met", " or ".join(map(repr, _MET)))
 
 
 def _from_file(settings: Mapping[str, Any]) -> _Source:
