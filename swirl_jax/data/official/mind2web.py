@@ -22,6 +22,7 @@ from swirl_jax.data.official.records import (
   Found,
   Unusable,
   malformed,
+  of_training,
   rows,
   take,
 )
@@ -72,9 +73,10 @@ def _part(name: Path) -> tuple[str, str]:
 def _transition(step: Step, after: Step | Found | None, split: str, level: str) -> Found:
   if not isinstance(after, Step) or (after.task, after.turn) != (step.task, step.turn + 1):
     return Found(step.where, reason=ALONE, detail=f"turn {step.turn} of {step.task}")
-  line = {"x": step.page, "y": after.page, "episode": f"{level}/{step.task}", "turn": step.turn,
-          "level": level}  # fmt: skip
-  line |= {"split": split} if split else {}
+  episode = f"{level}/{step.task}"
+  line = {"x": step.page, "y": after.page, "episode": episode, "turn": step.turn, "level": level}
+  if split:
+    line["split"] = of_training(episode) if split == "train" else split
   if not step.z:
     return Found(step.where, line, notes=("without z: the page doesn't show its element",))
   return Found(step.where, line | {"z": step.z})

@@ -23,6 +23,7 @@ from swirl_jax.data.official.records import (
   Found,
   Unusable,
   malformed,
+  of_training,
   one_line,
   rows,
   take,
@@ -80,8 +81,10 @@ def _read(path: Path, name: str, part: Part) -> Iterator[Found]:
     except Unusable as error:
       yield Found(where, reason=error.reason, detail=error.detail)
       continue
-    yield Found(where, {"x": x, "y": y, "z": z, "episode": f"{part.theirs}/{number}", "turn": 0,
-                        "level": part.level, "split": part.split})  # fmt: skip
+    episode = f"{part.theirs}/{number}"
+    split = of_training(episode) if part is TRAIN else part.split
+    yield Found(where, {"x": x, "y": y, "z": z, "episode": episode, "turn": 0,
+                        "level": part.level, "split": split})  # fmt: skip
 
 
 def _texts(record: Any) -> tuple[str, str, str]:

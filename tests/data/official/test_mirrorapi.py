@@ -1,11 +1,14 @@
 """MirrorAPI-Bench: both layouts, the splits, and what is left out. The records are invented."""
 
+import collections
 import json
 
 import pytest
 
-from swirl_jax.data.official import mirrorapi
+from swirl_jax.data import builders, transitions
+from swirl_jax.data.official import convert, mirrorapi
 from swirl_jax.data.official.records import Absent
+from swirl_jax.data.pipeline import Split
 
 DOCUMENT = {"api_name": "Tide Table", "api_description": "Tides of a harbour", "tool_name": "Sea"}
 REQUEST = {
@@ -32,10 +35,10 @@ def plain(said=None, output=ANSWER):
 def folder(path, records, layout="rendered"):
   """The five splits, of which id_high has these records and the others one each."""
   (path / "test_sft").mkdir()
+  record = {"rendered": rendered, "plain": plain}[layout]
   for part in mirrorapi.PARTS:
-    mine = (
-      records if part.theirs == "id_high" else [rendered() if layout == "rendered" else plain()]
-    )
+    other = record(user(request=REQUEST | {"tool_input": part.theirs}))
+    mine = records if part.theirs == "id_high" else [other]
     if layout == "rendered":
       name, text = f"{part.rendered}.predictions.jsonl", "\n".join(map(dump, mine))
     else:
@@ -68,9 +71,33 @@ def test_both_layouts_say_the_same(tmp_path, layout):
 
 def test_the_training_file_is_read_where_it_is(tmp_path):
   folder(tmp_path, [plain()], layout="plain")
-  (tmp_path / "train_sft.json").write_text(json.dumps([plain(), plain()]))
-  lines = [f.line for f in mirrorapi.read(tmp_path)]
-  assert [n["split"] for n in lines[-2:]] == ["train", "train"] and len(lines) == 7
+  records = [plain(user(request=REQUEST | {"tool_input": f"{n}"})) for n in range(400)]
+  (tmp_path / "train_sft.json").write_text(json.dumps(records))
+  lines = [f.line for f in mirrorapi.read(tmp_path)][5:]
+  count = collections.Counter(n["split"] for n in lines)
+  assert {n["level"] for n in lines} == {"train"} and count.total() == 400
+  assert 5 < count["validation"] < 40 and count["train"] + count["validation"] == 400
+  again = [f.line for f in mirrorapi.read(tmp_path)][5:]
+  assert again == lines
+
+
+def test_a_benchmark_becomes_a_world(tmp_path):
+  """ID is evaluated though training has met its API, what training was asked is not."""
+  (tmp_path / "in").mkdir()
+  folder(tmp_path / "in", [plain(), plain(user(request=REQUEST | {"tool_input": "7"}))], "plain")
+  records = [plain(user(request=REQUEST | {"tool_input": f"{n}"}), ANSWER.replace("06", f"{n}"))
+             for n in range(60)]  # fmt: skip
+  (tmp_path / "in" / "train_sft.json").write_text(json.dumps(records))
+  path = tmp_path / "out.jsonl"
+  counts = convert.write(mirrorapi.read(tmp_path / "in"), path)
+  assert counts["kept"]["failing"] == {"ood_failure": 1}
+  settings = {"path": str(path), "met": "prompt", "labelled": 20}
+  builder = builders.get("jsonl", settings, str(tmp_path)).prepare(str(tmp_path))
+  splits = {name: list(Split(builder, name)) for name in builder.info.splits}
+  assert set(splits) == set(transitions.SPLITS)
+  assert [r.level for r in splits["test"]] == ["id_high", "id_medium", "id_low"]
+  assert builder.info.metadata["test"]["dropped"] == 1
+  assert {r.level for r in splits["validation"]} == {"train"}
 
 
 @pytest.mark.parametrize(
