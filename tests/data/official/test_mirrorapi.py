@@ -125,6 +125,7 @@ def test_a_document_written_as_json_is_read_too(tmp_path):
     (rendered(end=""), "cut prompt", "no API document and request"),
     (rendered(label="[1]"), "malformed", "label is '[1]', must be an object of error and resp"),
     (rendered(label='{"error": ""}'), "malformed", "must be an object of error and response"),
+    (rendered(label=ANSWER[:-1] + ', "mechanism_of_the_api": ""}'), "malformed", "an object of"),
     (rendered(user(document="{'a': ")), "malformed", "the API document is \"{'a':\", must be"),
     (rendered(user(document="[]")), "malformed", "the record is [], must be an object"),
     (rendered(user(request={})), "malformed", "api_name is missing, must be text"),
