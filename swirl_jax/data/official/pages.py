@@ -87,7 +87,7 @@ def read(html: str) -> Page:
 
 
 def _items(root: ElementTree.Element, places: Mapping[ElementTree.Element, str]) -> Iterator[str]:
-  """The items in the order of the document; an element that holds none to act on is one item."""
+  """The items in the order of the document."""
   waiting: list[ElementTree.Element | str | None] = [root]
   while waiting:
     found = waiting.pop()
@@ -97,16 +97,17 @@ def _items(root: ElementTree.Element, places: Mapping[ElementTree.Element, str])
       continue
     label, below = _own(found), [part for child in found for part in (child, child.tail)]
     if acted_on(found):
-      whole = not any(acted_on(e) for e in found.iter() if e is not found)
-      name = _name(found) if whole else label
+      name = _name(found)
       yield _quoted(found.tag, name) + places[found] + _held(found)
-      if whole and _within(found) in ("", name):
-        continue
+      if _within(found) == name:
+        continue  # the name has said it all
     elif label:
       yield _quoted(found.tag, label)
     waiting += reversed([found.text, *below])
 
 
 def _name(element: ElementTree.Element) -> str:
+  """Its label, or else its text, unless that is the text of others that can be acted on."""
   label = _own(element)
-  return label if label else _within(element)
+  holds = acted_on(element) and any(acted_on(e) for e in element.iter() if e is not element)
+  return label if label or holds else _within(element)

@@ -33,6 +33,8 @@ def test_an_element_is_named_as_the_page_shows_it():
   assert names["3"] == names["4"] == 'button "Search"'  # what is within a button is the button
   assert names["7"] == 'button "Search" #2' and names["2"] == 'input "From"'
   assert names["9"] == 'p "Tides"' and names["6"] == 'a "Help"'
+  items = {item.split(" = ")[0] for item in pages.read(PAGE).text.splitlines()}
+  assert {names[key] for key in "235678"} <= items
 
 
 def test_a_long_name_is_cut_in_an_action_and_whole_on_the_page():
