@@ -15,6 +15,7 @@ def get_config():
   c.world = {
     "name": "jsonl", "path": "", "seed": 0,
     "labelled": 0, "validation": 0.1, "test": 0.1, "heldout_levels": (),
+    "bpe": 0, "met": "state",
   }  # fmt: skip
   c.data.update({"fwm_labels": 0, "idm_labels": 0})
   return c

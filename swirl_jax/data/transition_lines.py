@@ -117,8 +117,9 @@ def _line(number: int, raw: bytes, settings: Mapping[str, Any]) -> dict[str, Any
   level, split = found.get("level", "all"), found.get("split", "")
   if split and split not in NAMED:
     _refuse("split", split, f"one of {', '.join(NAMED)}")
-  if split not in ("", "heldout") and level in settings["heldout_levels"]:
-    _refuse("split", split, f"'heldout' (heldout_levels has {level!r}) or left out")
+  if split not in ("", *transitions.OPTIONAL) and level in settings["heldout_levels"]:
+    allowed = "'heldout', 'failing' or left out"
+    _refuse("split", split, f"{allowed} (heldout_levels has {level!r})")
   return {**found, "number": number, "z": z if z.strip() else "", "level": level, "split": split,
           "episode": str(found["episode"]), "action": same(found.get("action", ""))}  # fmt: skip
 

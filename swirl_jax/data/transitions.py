@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 TRAIN_SPLITS = ("labelled", "unlabelled")
 EVALUATION_SPLITS = ("validation", "test", "heldout", "failing")
 SPLITS = TRAIN_SPLITS + EVALUATION_SPLITS
-OPTIONAL = frozenset({"heldout", "failing"})  # levels never trained on; actions that fail
+# Levels that are held out, and held-out calls that fail: not every world has them.
+OPTIONAL = frozenset({"heldout", "failing"})
 NO_ACTIONS = frozenset({"unlabelled"})  # the splits whose records carry neither z nor action
 
 

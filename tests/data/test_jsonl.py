@@ -97,8 +97,8 @@ def without(name):
     (GOOD | {"z": "go\x1b"}, "must be free of control characters ('\\x1b')"),
     (GOOD | {"y": "\ud800"}, "must be free of control characters ('\\ud800')"),
     (GOOD | {"y": "b <eos> c"}, "y is 'b <eos> c', must be free of special tokens (<eos>)"),
-    (GOOD | {"split": "dev"}, "split is 'dev', must be one of train, validation, test, heldout"),
-    (GOOD | {"split": "test", "level": "ice"}, "split is 'test', must be 'heldout' (heldout_lev"),
+    (GOOD | {"split": "dev"}, "must be one of train, validation, test, heldout, failing"),
+    (GOOD | {"split": "test", "level": "ice"}, "must be 'heldout', 'failing' or left out (h"),
     (without("z") | {"action": "go"}, "action is 'go', must be left out where z is"),
     (GOOD | {"split": "train"}, "split is train, must be test, as in line 1 of episode '1'"),
     (GOOD | {"level": "b"}, "level is b, must be all, as in line 1 of episode '1'"),
@@ -145,6 +145,8 @@ def test_a_checkpoints_tokenizer_refuses_what_is_too_long(tmp_path):
     ({"validation": 0.5, "test": 0.5}, "config.world.test = 0.5: allowed is less than 1 together"),
     ({"heldout_levels": "ice"}, "config.world.heldout_levels = 'ice': allowed is a tuple of names"),
     ({"heldout_levels": ("ice",)}, "config.world.heldout_levels has 'ice': the levels of"),
+    ({"met": "x"}, "config.world.met = 'x': allowed is 'state' or 'prompt'"),
+    ({"met": ["state"]}, "config.world.met = ['state']: allowed is 'state' or 'prompt'"),
     ({"sede": 1}, "world 'jsonl' has no setting 'sede'; it has path, seed"),
   ],
 )
@@ -221,6 +223,31 @@ def test_counts_add_up_and_nothing_of_a_test_episode_is_in_training(tmp_path):
     assert all((r.x, r.y, r.z, r.episode) in own for r in splits[name])
 
 
+def test_calls_of_one_document_are_told_apart_by_what_is_asked(tmp_path):
+  def line(split, x, z, y):
+    return {"x": x, "y": y, "z": z, "episode": f"{split} {x} {z}", "split": split}
+
+  trained = [line("train", "doc", f"call {n}", f"answer {n}") for n in range(4)]
+  met = [
+    line(split, "doc", z, y)
+    for split in ("validation", "test")
+    for z, y in (("call 2", "fresh"), ("other", "answer 1"))  # the FWM's prompt, the IDM's
+  ]
+  new = [
+    line(split, x, z, y)
+    for split in ("validation", "test")
+    for x, z, y in (("doc", "other 2", "fresh"), ("doc 2", "call 2", "answer 2"))
+  ]
+  splits, counts = prepared(tmp_path, trained + met + new, met="prompt", labelled=2)
+  for split in ("validation", "test"):
+    assert [(r.x, r.z) for r in splits[split]] == [("doc", "other 2"), ("doc 2", "call 2")]
+    assert counts[split] == {"kept": 2, "episodes": 2, "without_z": 0, "dropped": 2}
+  with pytest.raises(ValueError, match="split 'validation': .* of 4 training has met x or y"):
+    world(tmp_path, trained + met + new, labelled=2)
+  with pytest.raises(ValueError, match="of 2 training has met x with z or x with y; raise"):
+    world(tmp_path, trained + met, labelled=3, met="prompt")
+
+
 def test_shares_are_of_the_episodes_and_follow_the_seed(tmp_path):
   path = write(tmp_path / "own.jsonl", dials(50))
   _, lines = transition_lines.read(jsonl.DEFAULTS | {"path": path})
@@ -251,7 +278,7 @@ def test_a_line_may_name_its_split_and_levels_are_held_out_whole(tmp_path):
   lines = []
   for n in dials(40):
     episode = n["episode"]
-    named = {1: "test", 2: "train", 4: "validation"}.get(episode)
+    named = {1: "test", 2: "train", 4: "validation", 35: "failing"}.get(episode)
     n |= {"split": named} if named else {}
     n |= {"level": "ice"} if episode > 30 else {}
     lines.append(n)
@@ -261,8 +288,9 @@ def test_a_line_may_name_its_split_and_levels_are_held_out_whole(tmp_path):
   where = {r.episode: name for name, found in splits.items() for r in found}
   assert where["1"] == "test" and where["2"] in transitions.TRAIN_SPLITS
   assert where["4"] == "validation"
-  assert {r.level for r in splits["heldout"]} == {"ice"}
-  assert {r.level for name, found in splits.items() if name != "heldout" for r in found} == {"all"}
+  assert where["35"] == "failing" and "heldout" in where.values()
+  for name, found in splits.items():
+    assert {r.level for r in found} == {"ice" if name in transitions.OPTIONAL else "all"}
 
 
 def test_turns_and_classes(tmp_path):

@@ -24,8 +24,8 @@ from swirl_jax.data.builders import World, text_world
 from swirl_jax.data.transition_lines import same
 
 # labelled: the most labelled transitions of training, 0 for all. bpe: the size of the BPE
-# vocabulary trained on training's text, 0 for one token a word.
-COMMON = {"labelled": 0, "bpe": 1024}
+# vocabulary trained on training's text, 0 for one token a word. met: a key of `text_world.MET`.
+COMMON = {"labelled": 0, "bpe": 1024, "met": "state"}
 
 _LINES, _SUMMARY = "transitions.jsonl", "collection.json"
 _SHOWN = 20  # dropped episodes that the run's own counts name

@@ -15,10 +15,11 @@ from swirl_jax.data.transition_lines import read
 
 # path: the file. labelled: the most labelled transitions, 0 for all that have z. validation, test:
 # shares of the episodes whose lines name no split. heldout_levels: never trained on. bpe: the size
-# of a BPE vocabulary trained on training's text, 0 for one token a word.
+# of a BPE vocabulary trained on training's text, 0 for one token a word. met: a key of
+# `text_world.MET`.
 DEFAULTS = {
   "path": "", "seed": 0, "labelled": 0, "validation": 0.1, "test": 0.1, "heldout_levels": (),
-  "bpe": 0,
+  "bpe": 0, "met": "state",
 }  # fmt: skip
 
 

@@ -4,9 +4,9 @@ beside the data, so that a later command needs nothing else.
 
 Episodes, never transitions, are divided between training and evaluation: those whose lines name a
 split and those of held-out levels as they say, the others by a hash of seed and episode. In
-training a transition that occurs twice is kept once; an evaluation transition whose x or y was met
-there, as x or y, is dropped, as is one without an action. All of it is counted in the builder's
-metadata.
+training a transition that occurs twice is kept once; an evaluation transition that was met there
+(`MET` says what that is) is dropped, as is one without an action. All of it is counted in the
+builder's metadata.
 """
 
 import dataclasses
@@ -57,6 +57,20 @@ class Source:
 # -- the splits ----------------------------------------------------------------------------------
 
 
+def _states(n: Line) -> set:
+  return {same(n.x), same(n.y)}
+
+
+def _prompts(n: Line) -> set:
+  """What a model is asked: x with z, and x with y."""
+  return {(name, same(n.x), same(getattr(n, name))) for name in "zy" if getattr(n, name)}
+
+
+# What evaluation may not share with training: a state, as x or y; or a prompt, in worlds whose x is
+# a document that all of its calls share, or whose y is a common answer.
+MET = {"state": _states, "prompt": _prompts}
+
+
 def assign(lines: Sequence[Line], settings: Mapping[str, Any]) -> dict[str, str]:
   """Every episode → "train" or its evaluation split, a function of the seed and the episodes."""
   found, free = {}, set()
@@ -93,10 +107,11 @@ def divide(
   splits = {"labelled": with_z[:most], "unlabelled": shuffled(sorted(bare))}
   counts = {"file": {"lines": len(lines), "episodes": len(where),
                      "duplicates": len(parts["train"]) - len(training)}}  # fmt: skip
-  met = {same(state) for n in training for state in (n.x, n.y)}
+  keys = MET[settings["met"]]
+  met = {key for n in training for key in keys(n)}
   for name in transitions.EVALUATION_SPLITS:
     acted = [n for n in parts[name] if n.z]
-    splits[name] = [n for n in acted if not {same(n.x), same(n.y)} & met]
+    splits[name] = [n for n in acted if not keys(n) & met]
     counts[name] = {
       "without_z": len(parts[name]) - len(acted), "dropped": len(acted) - len(splits[name]),
     }  # fmt: skip
@@ -133,7 +148,8 @@ def _empty(split: str, counts: Mapping[str, Mapping[str, int]], settings) -> str
       f"keeps them; set it below {n}, from 1, or leave z out of some lines"
     )
   c = counts[split]
-  lost = f"{c['without_z']} had no z, and of {c['dropped']} training has met x or y"
+  what = {"state": "x or y", "prompt": "x with z or x with y"}[settings["met"]]
+  lost = f"{c['without_z']} had no z, and of {c['dropped']} training has met {what}"
   change = f"raise config.world.{split} = {settings[split]}, or " if split in settings else ""
   return f"{nothing}: {lost}; {change}give it other episodes by the field split"
 
@@ -144,8 +160,8 @@ def _empty(split: str, counts: Mapping[str, Mapping[str, int]], settings) -> str
 def source_of(
   digest: str, lines: Sequence[Line], settings: Mapping[str, Any], counts: Mapping[str, Any]
 ) -> Source:
-  """What checked lines say under settings (`seed`, `labelled`, `heldout_levels`, `bpe`, perhaps
-  `validation` and `test`; `path` names the file in errors). `counts` go beside its own.
+  """What checked lines say under settings (`seed`, `labelled`, `heldout_levels`, `bpe`, `met`,
+  perhaps `validation` and `test`; `path` names the file in errors). `counts` go beside its own.
   """
   meanings = meanings_of(lines)
   splits, own = divide(lines, meanings, settings)
@@ -168,7 +184,9 @@ def _train(splits: Mapping[str, Sequence[Record]], size: int) -> fast_tokenizers
 
 
 def check(settings: Mapping[str, Any], names: Sequence[str] = ("seed", "labelled")) -> None:
-  """Raises ValueError for whole numbers that are none, and a vocabulary too small for bytes."""
+  """Raises ValueError for whole numbers that are none, a vocabulary too small for bytes, and a
+  `met` that is no key of `MET`.
+  """
 
   def refuse(name, allowed):
     raise ValueError(f"config.world.{name} = {settings[name]!r}: allowed is {allowed}.")
@@ -179,6 +197,8 @@ def check(settings: Mapping[str, Any], names: Sequence[str] = ("seed", "labelled
   bpe = settings["bpe"]
   if type(bpe) is not int or bpe and not fast_tokenizers.LEAST <= bpe < 2**20:
     refuse("bpe", f"0 (one token a word) or a whole number from {fast_tokenizers.LEAST}")
+  if not isinstance(settings["met"], str) or settings["met"] not in MET:
+    refuse("met", " or ".join(map(repr, MET)))
 
 
 # -- the world -----------------------------------------------------------------------------------

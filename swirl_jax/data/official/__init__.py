@@ -1,0 +1,1 @@
+"""Official benchmarks' files, made into lines of transitions: docs/worlds/official.md."""
