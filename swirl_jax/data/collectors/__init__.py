@@ -1,0 +1,1 @@
+"""Worlds that are collected by acting in an environment, a file each."""
