@@ -4,11 +4,10 @@ Function Calling Leaderboard: a file system, tickets, messages, trading, a car, 
 A state is the API's state as one line and, after the arrow, the response to the last call; z is a
 call; y is the state after it with its own response:
 
-    x  files alex{documents*{archive{} plan.txt"budget review"}} => {"current_working_directory":
-       "documents"}
-    z  mv(source='plan.txt', destination='archive')
-    y  files alex{documents*{archive{plan.txt"budget review"}}} => {"result":"'plan.txt' moved to
-       'archive/plan.txt'"}
+    x  files ann{papers*{old{} plan.txt"budget review"}} => {"current_working_directory":"papers"}
+    z  mv(source='plan.txt', destination='old')
+    y  files ann{papers*{old{plan.txt"budget review"}}} => {"result":"'plan.txt' moved to
+       'old/plan.txt'"}
 
 The response is a part of the state because calls that only look (`ls`, `get_ticket`) change
 nothing else, and so that a turn's y is the next turn's x: an episode is one chain. It is what a

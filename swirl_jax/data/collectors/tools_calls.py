@@ -130,7 +130,7 @@ def _car_moves(state, rng):
     (1, "pressBrakePedal", {"pedalPosition": rng.choice((0.25, 0.5, 0.75, 1, 1, 1, 1))}),
     (1, "set_navigation", {"destination": rng.choice(CITIES)}),
     (0.5, "displayCarStatus", {"option": rng.choice(options)}),
-    (0.3, "estimate_drive_feasibility_by_mileage", {"distance": rng.randrange(50, 1000, 50)}),
+    (0.3, "gallon_to_liter", {"gallon": rng.randint(1, 30)}),
   ]
   if unlocked:
     part = unlocked if rng.random() < 0.5 else _some(unlocked, rng)

@@ -40,7 +40,7 @@ def _files_start(instance, configuration, rng, words):
       for name, item in sorted(contents.items())
     }
 
-  ((name, item),) = configuration["root"].items()
+  name, item = next(iter(configuration["root"].items()))  # the one that the package takes
   return {"root": name, "tree": tree(item["contents"]), "cwd": []}
 
 
