@@ -54,6 +54,8 @@ setuptools.setup(
   extras_require={
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
+    # bfcl-eval itself pins numpy 1, so a second command installs it: docs/worlds/tools.md.
+    "tools": ["mpmath>=1.3"],
     "test": [
       "hypothesis>=6.100",
       "pytest>=8.0",
