@@ -1,7 +1,8 @@
 """Collects the episodes of an environment that runs outside Python's own process: a JVM, a browser.
 
-A collector is a module of `data/collectors/` with `DEFAULTS`, `check(settings)`,
-`episodes(settings)`, `TIME_LIMIT` and `session(settings)`, a context manager that opens the
+A collector is a module of `data/collectors/` with `DEFAULTS`, what `config.world.*` may say;
+`check(settings)`, which raises ValueError; `episodes(settings)`; `TIME_LIMIT`, seconds of one;
+`PACKAGES`, whose versions are noted; and `session(settings)`, a context manager that opens the
 environment once and gives `play(episode) -> Played`, a pure function of (settings, episode).
 
 Worker processes play the episodes, each in a session of its own. What an episode gave is one line

@@ -95,7 +95,7 @@ def _collect(module: str, own: Mapping[str, Any], folder: pathlib.Path, workers)
   for episode, played in found.episodes:
     by_split = counts.setdefault(episode.split, Counter())
     by_split.update({"episodes": 1, "transitions": len(played.lines), **played.counts})
-  packages = getattr(importlib.import_module(module), "PACKAGES", ())
+  packages = importlib.import_module(module).PACKAGES
   _write(folder / _SUMMARY, [json.dumps({
     "collector": module, "settings": dict(own), "counts": counts, "dropped": found.dropped,
     "versions": {package: metadata.version(package) for package in packages},
