@@ -54,6 +54,8 @@ setuptools.setup(
   extras_require={
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
+    # The pages decide what is collected; Chromium and chromedriver are the system's (docs/worlds).
+    "miniwob": ["miniwob==1.1.0", "selenium>=4.30"],
     "test": [
       "hypothesis>=6.100",
       "pytest>=8.0",

@@ -1,0 +1,1 @@
+"""Worlds that are collected from running environments (docs/worlds/), one file each."""
