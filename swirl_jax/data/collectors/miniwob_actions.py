@@ -46,10 +46,11 @@ def choices(seen: Mapping[str, Any], ready: bool, ends: re.Pattern, draw) -> lis
   same = collections.Counter(c["text"] for c in controls)
   fields = [i for i, c in enumerate(controls) if c["kind"] in ("text", "password", "textarea")]
   values = [controls[i]["value"] for i in fields]
+  kinds = collections.Counter()
   for i, control in enumerate(controls):
     kind, ref, value = control["kind"], control["ref"], control.get("value", "")
-    name = control["text"].partition(" ")[2]
-    named = bool(name) and name in seen["task"]
+    kinds[kind] += 1
+    named = _named(control, kinds[kind], seen["task"])
     if control["locked"]:
       continue
     if kind == "time":
@@ -62,14 +63,18 @@ def choices(seen: Mapping[str, Any], ready: bool, ends: re.Pattern, draw) -> lis
         if text != value:
           found.append((weight, Action(i, "choose", text, f"choose '{text}' in {ref}")))
     elif i in fields:
-      text = _typed(value, texts, fields.index(i), draw)
+      own = _follows(control["text"].partition(" ")[2], seen["task"], texts)
+      if not own and texts:  # the fields are often in the instruction's order
+        own = [texts[fields.index(i) % len(texts)]]
+      text = _typed(value, own, texts, draw)
       begun = any(t.startswith(value) for t in texts)
       weight = 0.2 if value in texts else 2.0 if begun else 0.3
-      found.append((weight, Action(i, "type", text, f"type '{text}' into {ref}")))
+      found.append((weight * (1 + named), Action(i, "type", text, f"type '{text}' into {ref}")))
       if "*" not in control["marks"]:
         found.append((0.3, _click(i, ref)))
     elif ends.search(ref) or (kind == "folder" and named):
-      found.append(((1.5 if ready else 0.15) * (1 + 2 * named), _click(i, ref)))
+      goal = named and kind != "button"  # "click Submit" is no reason to do it at once
+      found.append(((1.5 if ready else 0.15) * (1 + 2 * goal), _click(i, ref)))
     elif kind == "checkbox":  # ticks what is named, unticks what is not
       found.append((2.5 if named == (value == "[ ]") else 0.5, _click(i, ref)))
     elif value == "[x]" or (kind != "item" and "on" in control["marks"]):
@@ -85,6 +90,23 @@ def choices(seen: Mapping[str, Any], ready: bool, ends: re.Pattern, draw) -> lis
 
 def _click(index: int, ref: str) -> Action:
   return Action(index, "click", "", f"click {ref}")
+
+
+def _named(control: Mapping[str, Any], place: int, task: str) -> bool:
+  """Whether the instruction names the control, or counts to it, the place-th of its kind."""
+  name = control["text"].partition(" ")[2]
+  noun = {"text": "textbox"}.get(control["kind"], control["kind"])
+  counted = re.search(rf"\b{place}(st|nd|rd|th) {re.escape(noun)}", task)
+  return bool(counted) or (bool(name) and name in task)
+
+
+def _follows(label: str, task: str, texts: list[str]) -> list[str]:
+  """[the text that follows a label's word in the instruction], as "Banks" in "directed by Banks"
+  that of Director; [] where it doesn't have the word.
+  """
+  start = task.lower().find(label[:6].lower()) if label else -1
+  after = [(task.find(t, start), t) for t in texts if start >= 0 and task.find(t, start) >= 0]
+  return [min(after)[1]] if after else []
 
 
 def _texts(seen: Mapping[str, Any], ends: re.Pattern) -> list[str]:
@@ -115,15 +137,14 @@ def _toward(ref: str, values: list[str], task: str) -> float:
   return 1.0 if (gap > 0 if "spinner-up" in ref else gap < 0) else 0.4
 
 
-def _typed(value: str, texts: list[str], place: int, draw) -> str:
-  """What to type into the field at `place` that holds `value`: the rest of a text that is begun;
-  else a text, whole or its first half.
+def _typed(value: str, own: list[str], texts: list[str], draw) -> str:
+  """What to type into a field that holds `value`: the rest of a text that is begun; else its own
+  text or any, whole or the first half.
   """
   rests = [t[len(value) :] for t in texts if value and t.startswith(value) and t != value]
   if rests and draw.random() < 0.8:
     return rests[0]
   if not texts or draw.random() < 0.1:
     return str(draw.choice(DISTRACTORS))
-  own = draw.random() < 0.6  # the fields are often in the instruction's order
-  text = texts[place % len(texts)] if own else texts[draw.integers(len(texts))]
+  text = own[0] if draw.random() < 0.7 else texts[draw.integers(len(texts))]
   return text[: -(-len(text) // 2)].rstrip() if draw.random() < 0.3 else text

@@ -17,6 +17,7 @@ import time
 import numpy as np
 import pytest
 
+from configs import miniwob as config
 from swirl_jax.data.collection import Episode
 from swirl_jax.data.collectors import miniwob, miniwob_actions
 
@@ -277,6 +278,12 @@ def test_check_names_what_is_not_installed(monkeypatch, missing, message):
   miniwob.check(SETTINGS)
 
 
+def test_the_config_says_the_defaults():
+  world = config.get_config().world.to_dict()
+  assert {name: world[name] for name in SETTINGS} == SETTINGS
+  assert set(world) - set(SETTINGS) == {"name", "labelled", "bpe"}
+
+
 # -- the real browser ------------------------------------------------------------------------------
 
 
@@ -399,16 +406,14 @@ def test_pages_that_do_not_come_to_rest(own, folder, monkeypatch):
   """Timers without end are an error at once; a loop without end is one when its time is up, and
   leaves no process behind.
   """
-  monkeypatch.setattr(miniwob, "CALL_LIMIT", 3.0)
   timers = "<button onclick='(function f() { setTimeout(f, 0) })()'>Go</button>"
   with pytest.raises(Exception, match="never comes to rest"):
     with miniwob.session(SETTINGS) as play:
       play(own(timers))
-  start = time.monotonic()
+  monkeypatch.setattr(miniwob, "CALL_LIMIT", 6.0)
   with pytest.raises(Exception, match="[Tt]imed out"):
     with miniwob.session(SETTINGS) as play:
       play(own("<button onclick='for (;;) {}'>Go</button>"))
-  assert time.monotonic() - start < 30
   assert gone(folder)
   assert os.listdir(folder) == []
 
