@@ -72,6 +72,7 @@ DEFAULTS = {
 TURNS = 12  # actions of an episode
 PATIENCE = 6  # after so many of them, the collector is ready to end the episode
 LONGEST = 700  # letters of a state; longer ones are counted and dropped
+TEMPORARY = 44  # bytes of the temporary folder's path: a socket's, 62 longer, may have 107
 SEEDS = 1_000_000  # page seeds of one split
 TIME_LIMIT = 60.0  # seconds of an episode
 PAGE_LIMIT = 15.0  # seconds to load a page
@@ -125,6 +126,9 @@ def check(settings: Mapping[str, Any]) -> None:
     raise ValueError(f"miniwob: none of {', '.join(BROWSERS)} is on the PATH: {INSTALL}")
   if shutil.which("chromedriver") is None:
     raise ValueError(f"miniwob: chromedriver is not on the PATH: {INSTALL}")
+  folder = tempfile.gettempdir()
+  if len(os.fsencode(folder)) > TEMPORARY:
+    raise ValueError(f"miniwob: TMPDIR is {folder!r}, must be a path of at most {TEMPORARY} bytes")
 
 
 def episodes(settings: Mapping[str, Any]) -> list[Episode]:
@@ -189,11 +193,13 @@ def session(settings: Mapping[str, Any]) -> Iterator[Callable[[Episode], Played]
 
     try:
       yield play
-      driver.quit()
-    except BaseException:  # a browser that hangs or has died does not quit
-      os.killpg(driver.service.process.pid, signal.SIGKILL)  # the driver's group: browser and pages
-      driver.service.process.wait()
-      raise
+      with contextlib.suppress(Exception):  # a browser that hangs or has died does not quit
+        driver.quit()
+    finally:
+      process = driver.service.process
+      if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)  # the driver's own group: browser and pages
+        process.wait()
 
 
 # -- an episode ------------------------------------------------------------------------------------

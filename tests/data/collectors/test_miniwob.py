@@ -278,6 +278,14 @@ def test_check_names_what_is_not_installed(monkeypatch, missing, message):
   miniwob.check(SETTINGS)
 
 
+def test_check_names_a_long_temporary_folder(monkeypatch):
+  monkeypatch.setattr(miniwob.importlib.util, "find_spec", lambda name: object())
+  monkeypatch.setattr(miniwob.shutil, "which", lambda name: f"/bin/{name}")
+  monkeypatch.setattr(tempfile, "tempdir", "/" + "t" * 44)
+  with pytest.raises(ValueError, match="TMPDIR is '/ttt.*', must be a path of at most 44 bytes"):
+    miniwob.check(SETTINGS)
+
+
 def test_the_config_says_the_defaults():
   world = config.get_config().world.to_dict()
   assert {name: world[name] for name in SETTINGS} == SETTINGS
