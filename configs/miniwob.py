@@ -17,7 +17,7 @@ def get_config():
       "enter-time", "form-sequence-2", "login-user", "multi-orderings", "navigate-tree",
       "odd-or-even", "use-spinner",
     ),
-    "heldout_tasks": ("click-checkboxes-large", "enter-password", "multi-layouts"),
+    "heldout_tasks": ("click-checkboxes", "enter-password", "multi-layouts"),
     "train": 150, "validation": 10, "test": 20, "heldout": 30,
   }  # fmt: skip
   c.model.update(

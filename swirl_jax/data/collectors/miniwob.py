@@ -56,11 +56,11 @@ TASKS = {
   "navigate-tree": "^file ",
   "odd-or-even": _SUBMIT,
   "use-spinner": _SUBMIT,
-  "click-checkboxes-large": _SUBMIT,
+  "click-checkboxes": _SUBMIT,
   "enter-password": _SUBMIT,
   "multi-layouts": _SUBMIT,
 }
-HELDOUT = ("click-checkboxes-large", "enter-password", "multi-layouts")
+HELDOUT = ("click-checkboxes", "enter-password", "multi-layouts")
 TRAINED = tuple(task for task in TASKS if task not in HELDOUT)
 SPLITS = ("train", "validation", "test", "heldout")
 # Of the splits: episodes of each task.
@@ -83,7 +83,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 INSTALL = "apt-get install chromium chromium-driver"
 FLAGS = (
   *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-  *("--disable-breakpad", "--lang=en-US", "--window-size=800,600", "--remote-debugging-pipe"),
+  *("--disable-breakpad", "--disable-component-update", "--remote-debugging-pipe"),
+  *("--lang=en-US", "--window-size=800,600"),
 )
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
