@@ -56,6 +56,8 @@ setuptools.setup(
     "cuda": ["jax[cuda13]>=0.10.2"],
     # bfcl-eval itself pins numpy 1, so a second command installs it: docs/worlds/tools.md.
     "tools": ["mpmath>=1.3"],
+    # The pages decide what is collected; Chromium and chromedriver are the system's (docs/worlds).
+    "miniwob": ["miniwob==1.1.0", "selenium>=4.30"],
     "test": [
       "hypothesis>=6.100",
       "pytest>=8.0",
