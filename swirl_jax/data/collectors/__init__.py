@@ -1,0 +1,1 @@
+"""Collected worlds: environments that are played, each a file of its own."""
