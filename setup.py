@@ -54,6 +54,7 @@ setuptools.setup(
   extras_require={
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
+    "scienceworld": ["scienceworld==1.2.3"],  # and Java: docs/worlds/scienceworld.md
     "test": [
       "hypothesis>=6.100",
       "pytest>=8.0",

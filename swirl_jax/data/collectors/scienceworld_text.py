@@ -45,13 +45,13 @@ _REWRITES = tuple(
   (re.compile(pattern), to)
   for pattern, to in (
     (r"\.?\s*its [\w ]+ is connected to: nothing\.?", ""),
-    (r"\.?\s*its ([\w ]+?) is connected to: ([^.]*)\.?", r" {\1 to \2}"),
+    (r"\.?\s*its ([\w ]+?) is connected to: ([^.]*)\.?\s*", r" {\1 to \2} "),
     (r", which is (?:turned on|on\b|activated\.?)", " {on}"),
     (r", which is (?:turned off|off\b|deactivated\.?)", " {off}"),
     (r", which is (open|closed)\b", r" {\1}"),
     (r"\. The [\w ]+? door is (open|closed)\.", r" {\1}"),
     (r", currently reading a temperature of (-?\d+) degrees celsius", r" {reads \1}"),
-    (r"\. The time reads (\d+) ticks\.?", r" {reads \1}"),
+    (r"\.? The time reads (\d+) ticks\.?", r" {reads \1}"),
     (r", with: +an? ([^,.()]*?) approximately (\d+)% down the plane", r" (\1 {\2% down})"),
     (r", with: +an? ([^,.()]*?) at the (top|bottom) of the plane", r" (\1 {at the \2})"),
     (r"\(containing ", "("),
@@ -151,7 +151,11 @@ WEIGHTS = {
 }  # fmt: skip
 _NO_SWITCH = ("light bulb", "buzzer", "motor", "solar panel", "switch")
 _FOOD = ("apple", "banana", "orange", "potato", "avocado", "peach", "chocolate", "bread")
-_STILL = ("agent", "ground", "drain", "drawer", "air", "painting", "picture")
+_STILL = (
+  "ground", "drain", "drawer", "painting", "picture", "fountain", "fire pit", "self watering",
+  "adult bee",
+)  # fmt: skip
+_SHUT = "bee hive"  # never opened: bees are everywhere from then on, at random
 _ENOUGH = 4  # carried things: above that nothing is picked up
 
 
@@ -207,7 +211,7 @@ def candidates(state: State) -> dict[str, list[str]]:
   for t in things:
     own, flags, holds = name[id(t)], t.item.flags, t.item.holds
     still = t.item.fixed or t.item.name.startswith(_STILL) or "inclined plane" in t.item.name
-    if "closed" in flags:
+    if "closed" in flags and t.item.name != _SHUT:
       found["open"].append(own)
     if "open" in flags:
       found["close"].append(own)
