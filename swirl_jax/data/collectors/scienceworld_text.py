@@ -45,7 +45,6 @@ _REWRITES = tuple(
   (re.compile(pattern), to)
   for pattern, to in (
     (r"\.?\s*its [\w ]+ is connected to: nothing\.?", ""),
-    (r"\.?\s*its ([\w ]+?) is connected to: ([^.]*)\.?\s*", r" {\1 to \2} "),
     (r", which is (?:turned on|on\b|activated\.?)", " {on}"),
     (r", which is (?:turned off|off\b|deactivated\.?)", " {off}"),
     (r", which is (open|closed)\b", r" {\1}"),
@@ -107,7 +106,8 @@ def _items(signs: Iterator[str], closing: str, line: str) -> tuple[Item, ...]:
       if sign == closing:
         return _sorted(found)
     elif sign in _CLOSING:
-      holds, fixed = _items(signs, _CLOSING[sign], line), sign == "["
+      holds = (holds or ()) + _items(signs, _CLOSING[sign], line)
+      fixed = fixed or sign == "["
     elif sign in ("", ")", "]"):
       raise ValueError(f"brackets do not match in {line!r}")
     elif sign[0] == "{":
@@ -138,7 +138,8 @@ def render(state: State) -> str:
   """The state as one line: the same things in the same places give the same text."""
   doors = ", ".join(room if is_open else f"{room} closed" for room, is_open in state.doors)
   items, carried = _joined(state.items, "; "), _joined(state.carried, "; ")
-  return " | ".join((state.place, items, f"doors: {doors}", f"have: {carried or 'nothing'}"))
+  parts = (state.place, items or "nothing", f"doors: {doors or 'none'}")
+  return " | ".join((*parts, f"have: {carried or 'nothing'}"))
 
 
 # -- what could be done --------------------------------------------------------------------------
