@@ -3,10 +3,9 @@
 A state is what the agent sees and carries, as `scienceworld_text` writes it; an action is a command
 in the simulator's words:
 
-    x: kitchen | counter [bowl (banana, orange), drawer]; sink off [metal pot] | doors: hallway,
-       outside closed | have: orange
+    x: greenhouse | bee hive closed; orange; sink off [jug (shovel)] | doors: hallway, outside | ...
     z: activate sink
-    y: kitchen | counter [bowl (banana, orange), drawer]; sink on [metal pot (water)] | ...
+    y: greenhouse | bee hive closed; orange; sink on [jug (shovel, water)] | doors: hallway, ...
 
 The simulator's own train, dev and test variations of 30 tasks are the splits train, validation and
 test; the tasks in `heldout_tasks` are the split heldout, all their variations. An episode takes the
@@ -181,8 +180,10 @@ class _Java:
       classpath=JAR_PATH, javaopts=list(OPTIONS), java_path=java(), die_on_exit=True,
       return_proc=True, cwd=self._folder.name,
     )  # fmt: skip
+    # Without memory management py4j tells no Java process that has ended of objects to forget.
     self._gateway = JavaGateway(
-      gateway_parameters=GatewayParameters(port=port, auto_field=True), java_process=self.process
+      gateway_parameters=GatewayParameters(port=port, enable_memory_management=False),
+      java_process=self.process,
     )
     self._server = self._gateway.jvm.scienceworld.runtime.pythonapi.PythonInterface()
     for task in TASKS:  # runs every static initialiser, whatever is played afterwards
@@ -228,6 +229,7 @@ def play(simulator: Simulator, settings: Mapping[str, Any], episode: Episode) ->
   if kind == "gold" and not path:
     raise RuntimeError(f"the simulator has no gold path for {task}, variation {variation}")
   draw = random.Random(f"{settings['seed']} {episode.name} {kind}")
+  simulator.step("look around")  # lets time begin: until then the fountain is empty
   state = text.parse(simulator.look(), simulator.inventory())
   x, turn, lines = text.render(state), 0, []
   counts = {"unchanged": 0, "too_long": 0}
