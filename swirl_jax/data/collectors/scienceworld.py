@@ -229,7 +229,7 @@ def play(simulator: Simulator, settings: Mapping[str, Any], episode: Episode) ->
   if kind == "gold" and not path:
     raise RuntimeError(f"the simulator has no gold path for {task}, variation {variation}")
   draw = random.Random(f"{settings['seed']} {episode.name} {kind}")
-  simulator.step("look around")  # lets time begin: until then the fountain is empty
+  simulator.step("wait1")  # lets time begin: until then the fountain is empty
   state = text.parse(simulator.look(), simulator.inventory())
   x, turn, lines = text.render(state), 0, []
   counts = {"unchanged": 0, "too_long": 0}
