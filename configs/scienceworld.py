@@ -2,7 +2,7 @@
 
     python -m swirl_jax.main --config=configs/scienceworld.py --workdir=runs/scienceworld
 
-Collecting takes about 12 minutes of one core. The two models have 1.4 million parameters each.
+Collecting takes about 13 minutes of one core. The two models have 1.4 million parameters each.
 """
 
 from configs import minigrid
