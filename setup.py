@@ -58,6 +58,7 @@ setuptools.setup(
     "tools": ["mpmath>=1.3"],
     # The pages decide what is collected; Chromium and chromedriver are the system's (docs/worlds).
     "miniwob": ["miniwob==1.1.0", "selenium>=4.30"],
+    "scienceworld": ["scienceworld==1.2.3"],  # and Java: docs/worlds/scienceworld.md
     "test": [
       "hypothesis>=6.100",
       "pytest>=8.0",
