@@ -41,7 +41,8 @@ def _run(config: Mapping[str, Any], folder: str, cores: Sequence[int]) -> None:
 
     from swirl_jax import train
 
-    jax.config.update("jax_compilation_cache_dir", str(path.parent / "compiled"))
+    if jax.config.jax_compilation_cache_dir is None:  # the runs have most programs in common
+      jax.config.update("jax_compilation_cache_dir", str(path.parent / "compiled"))
     stdlib_logging.getLogger("jax").setLevel(stdlib_logging.WARNING)
     train.train(train.prepare(config, folder))
 
