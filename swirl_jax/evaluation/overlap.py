@@ -82,42 +82,39 @@ def signatures() -> dict[str, str]:
   """What the scores were computed by, as sacreBLEU asks to be cited."""
   found = {}
   for name, metric in _metrics().items():
-    metric.sentence_score("a", ["a"])  # before it has seen a reference it can't say how many
+    metric.corpus_score(["a"], [["a"]])  # before it has seen a reference it can't say how many
     found[name] = str(metric.get_signature())
   version = importlib.metadata.version("rouge-score")
   return found | {"rouge_l": f"rouge-score|version:{version}|rougeL|f1|stemmer:no"}
 
 
-def bert_score(
-  predictions: Sequence[str],
-  references: Sequence[str],
-  episodes: Sequence[Hashable],
-  *,
-  folder: str,
-  batch: int = 64,
-) -> dict[str, Any]:
-  """{"bert_score": estimate (mean F1 × 100, not rescaled), "layer"}, arXiv:1904.09675.
-
-  By the `bert_score` package, which brings torch and is not among our requirements, with the
-  encoder in a local folder; nothing is fetched. The layer is the one that the package tuned for a
-  model of the folder's name, else the last one.
+def bert_layer(folder: str) -> int:
+  """The layer of the encoder in a local folder that BERTScore takes: the one that the `bert_score`
+  package tuned for a model of the folder's name, else the last. ValueError where there is no
+  encoder or no package: it brings torch, and is not among our requirements.
   """
   config = pathlib.Path(folder) / "config.json"
   if not config.exists():
     raise ValueError(
-      f"bertscore = {folder!r}: no config.json there; allowed is the folder of an encoder"
+      f"bert_score = {folder!r}: no config.json there; allowed is the folder of an encoder."
     )
   try:
-    import bert_score as library
+    from bert_score import utils
   except ImportError:
     raise ValueError(
       "BERTScore is computed by the bert_score package, which isn't installed: pip install "
-      "bert-score (it brings torch)"
+      "bert-score (it brings torch)."
     ) from None
   last = json.loads(config.read_text())["num_hidden_layers"]
-  layer = library.utils.model2layers.get(pathlib.Path(folder).name, last)
-  _, _, f1 = library.score(
-    list(predictions), list(references), model_type=folder, num_layers=layer, batch_size=batch
-  )
-  found = text.ratio(100 * np.asarray(f1, float), 1, episodes)
-  return {"bert_score": found, "layer": layer}
+  return utils.model2layers.get(pathlib.Path(folder).name, last)
+
+
+def bert_score(
+  predictions: Sequence[str], references: Sequence[str], episodes: Sequence[Hashable], *, folder
+) -> dict[str, dict[str, float | None]]:
+  """{"bert_score": estimate}: mean F1 × 100, not rescaled; arXiv:1904.09675. Nothing is fetched."""
+  layer = bert_layer(folder)
+  from bert_score import score
+
+  _, _, f1 = score(list(predictions), list(references), model_type=folder, num_layers=layer)
+  return {"bert_score": text.ratio(100 * np.asarray(f1, float), 1, episodes)}
