@@ -82,7 +82,6 @@ def rows(card: Mapping[str, Any]) -> list[tuple[str, list[tuple]]]:
   """
   scale = lambda name: 100.0 if name in _HUNDREDS else None if name.startswith("logp") else 1.0  # noqa: E731
   forward, inverse, latents = card["fwm"], card["idm"], card["latents"]
-  named = lambda labels: [(k, t) for k, t in labels.items()]  # noqa: E731
   told = [
     (f"{title}, {name} per token" if name == "mean" else f"{title}, {name}", kind[name], 1.0, None)
     for key, title in KINDS.items()
@@ -91,11 +90,11 @@ def rows(card: Mapping[str, Any]) -> list[tuple[str, list[tuple]]]:
   ]
   return [
     ("FWM, one step", [(t, forward[k], scale(k), card["repeating_x"].get(k))
-                       for k, t in named(FORWARD) if k in forward]),
+                       for k, t in FORWARD.items() if k in forward]),
     ("FWM, DiscEdit: the truth is likelier than …", told),
-    ("IDM, one step", [(t, inverse[k], scale(k), None) for k, t in named(INVERSE)]),
+    ("IDM, one step", [(t, inverse[k], scale(k), None) for k, t in INVERSE.items()]),
     ("Latent actions", [(t, latents[k], 1.0 if k == "known" else None, None)
-                        for k, t in named(LATENTS)]),
+                        for k, t in LATENTS.items()]),
   ]  # fmt: skip
 
 
@@ -163,7 +162,8 @@ def page(result: Mapping[str, Any]) -> str:
     "Latent actions": "What the IDM says of the split's pairs, one sample each.",
   }
   sections = [
-    _section(heading, notes.get(heading, ""), _rows_table(found)) for heading, found in rows(card)
+    _section(heading, notes.get(heading, ""), _rows_table(found, FWM if "FWM" in heading else IDM))
+    for heading, found in rows(card)
   ]
   parts = [*sections[:2], _turns(card["turns"]), *sections[2:], _classes(card["latents"]),
            _groups(card), _details(result)]  # fmt: skip
@@ -197,13 +197,13 @@ def _html_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
   return f"<table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>"
 
 
-def _rows_table(found: Sequence[tuple]) -> str:
+def _rows_table(found: Sequence[tuple], color: str) -> str:
   compared = any(same is not None for *_, same in found)
   head = ["", "score", charts.scale(), "95%", *["repeating x"] * compared]
   body = []
   for title, score, scale, same in found:
     value, interval = _parts(score)
-    row = [_e(title), value, _bar(score, scale, FWM), interval]
+    row = [_e(title), value, _bar(score, scale, color), interval]
     if compared:
       grey = "" if same is None else f"{_bar(same, scale, GREY)} {number(same['value'])}"
       row.append(grey)
