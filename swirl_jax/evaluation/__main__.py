@@ -8,6 +8,7 @@ Writes evaluation-test.json and evaluation-test.html into the work directory, or
 
 import hashlib
 import json
+import os
 import pathlib
 import sys
 from typing import Any
@@ -16,6 +17,7 @@ import jax
 from absl import app, flags, logging
 
 from swirl_jax import metrics, plan, scoring, start, trained
+from swirl_jax.checkpoint import CheckpointError
 from swirl_jax.data import pipeline, transitions
 from swirl_jax.evaluation import one_step, overlap, page, scorecard, text
 from swirl_jax.files import write_json_atomic
@@ -33,6 +35,7 @@ def evaluate(workdir: str, *, split: str, model: str = "final", limit: int | Non
     records = records_of(run, workdir, split, limit)
     lengths = pipeline.Lengths(run.world.state_len, run.world.state_len, run.world.action_len)
     examples = one_step.examples(records, run.world.tokenizer, lengths)
+    folder = folder_of(out or workdir)
     warm = plan.warm_models(plan.make_plan(run.settings))["z"]
     params = run.models(*{*names.values(), warm})
     players = [
@@ -48,7 +51,7 @@ def evaluate(workdir: str, *, split: str, model: str = "final", limit: int | Non
         bert_score=bert_score)  # fmt: skip
     about = _about(run, workdir) | {"split": split, "model": model, "models": names, "limit": limit}
   result = about | {"bert_score": bert_score or None, "scores": found}
-  paths = write(result, pathlib.Path(out or workdir))
+  paths = write(result, folder)
   return f"{page.table(result)}\n\nWritten: {', '.join(map(str, paths))}"
 
 
@@ -87,6 +90,18 @@ def records_of(run: trained.TrainedRun, workdir: str, split: str, limit: int | N
   return pipeline.Split(builder, split, limit=limit)
 
 
+def folder_of(out: str) -> pathlib.Path:
+  """The folder, made if it isn't there. ValueError where nothing can be written into it."""
+  folder = pathlib.Path(out)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ValueError(f"out = {out!r}: allowed is a folder ({error.strerror}).") from None
+  if not os.access(folder, os.W_OK):
+    raise ValueError(f"out = {out!r}: this folder can't be written into; choose another by --out.")
+  return folder
+
+
 def _about(run: trained.TrainedRun, workdir: str) -> dict[str, Any]:
   """What tells a result from another: the run by its config's digest, how, and with what."""
   config = json.loads((pathlib.Path(workdir) / "config.json").read_text())
@@ -111,7 +126,6 @@ def _about(run: trained.TrainedRun, workdir: str) -> dict[str, Any]:
 
 def write(result: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
   name = f"evaluation-{result['split']}" + "-warmup" * (result["model"] == "warmup")
-  folder.mkdir(parents=True, exist_ok=True)
   paths = [folder / f"{name}.{kind}" for kind in ("json", "html")]
   write_json_atomic(paths[0], result)
   paths[1].write_text(page.page(result), encoding="utf-8")
@@ -126,7 +140,7 @@ def main(argv):
   try:
     print(evaluate(given.workdir, split=given.split, model=given.model, limit=given.limit,
                    out=given.out, bert_score=given.bert_score))  # fmt: skip
-  except ValueError as error:
+  except (ValueError, CheckpointError) as error:
     sys.exit(f"Nothing was evaluated: {error}")
 
 

@@ -145,6 +145,12 @@ def test_bad_input(run, no_work, given, complaint):
     command.evaluate(str(run), **({"split": "test"} | given))
 
 
+def test_an_out_that_is_no_folder(run, tmp_path, no_work):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ValueError, match=r"out = '.*file': allowed is a folder"):
+    command.evaluate(str(run), split="test", out=str(tmp_path / "file"))
+
+
 def test_no_run_there(tmp_path, no_work):
   with pytest.raises(ValueError, match="no config.json there, so it isn't the folder of a run"):
     command.evaluate(str(tmp_path), split="test")
