@@ -45,6 +45,8 @@ setuptools.setup(
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "pillow>=11.0",
+    "rouge-score>=0.1.2",
+    "sacrebleu>=2.4",
     "tensorboardX>=2.6.2",
     "tensorflow-datasets>=4.9.9",
     "tokenizers>=0.22",

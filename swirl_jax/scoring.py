@@ -23,7 +23,7 @@ def stage_rows(run, stage: Stage) -> Iterator[dict[str, Any]]:
   total = len(fields) * len(splits) + ("z" in fields)
   with metrics.Progress(total, description=f"scoring {stage.title}") as bar:
     for field in fields:
-      role = _drawing(run, field)
+      role = drawing(run, field)
       measure = one_step.fwm if field == "y" else one_step.idm
       for split in splits:
         key = rng.stream(run.root, "evaluation", stage.name, stage.iteration, field, split)
@@ -45,7 +45,7 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   """
   e, data = run.settings.evaluation, run.data
   warm, now = warm_models(run.plan), final_models(run.plan)
-  fwm, idm = _drawing(run, "y"), _drawing(run, "z")
+  fwm, idm = drawing(run, "y"), drawing(run, "z")
   common = {k: v for k, v in _common(run, "y").items() if k != "world"}
   rows = []
   for split in [name for name in ("validation", "test") if name in data.examples]:
@@ -118,8 +118,8 @@ def perf(run, stage: Stage, found: dict[str, Any], seconds: float) -> dict[str, 
   return out if used is None else out | {"mfu": used}
 
 
-def _drawing(run, field: str) -> TransformerRole:
-  """The role with the truncation that its phase samples with."""
+def drawing(run, field: str) -> TransformerRole:
+  """The role of a run, under way or only read, with the truncation that its phase samples with."""
   phase = run.settings.phase1 if field == "y" else run.settings.phase2
   return sampler(run.players.of(field), top_k=phase.top_k, top_p=phase.top_p)
 
@@ -138,7 +138,7 @@ def _latents(run, params, key, *, shown: int) -> dict[str, Any]:
   split = one_step.head(run.data.examples["validation"], 400)
   reference = [record.z for record in split.records]
   return one_step.latents(
-    _drawing(run, "z"),
+    drawing(run, "z"),
     params,
     split,
     key=key,

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,16 +20,18 @@ from swirl_jax.settings import Settings, from_config
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedRun:
   """A run's settings, world and roles, and what its newest whole checkpoint holds. `names` are the
-  models that produce y (FWM) and z (IDM): one and the same with shared weights.
+  models that produce y (FWM) and z (IDM): one and the same with shared weights. `meta` is what the
+  checkpoint says of itself: among others `models`, those it holds, and whether the run `finished`.
   """
 
   settings: Settings
   world: builders.World
   players: programs.Roles
   names: dict[str, str]
+  meta: Mapping[str, Any]
   mesh: jax.sharding.Mesh
   _checkpoints: Checkpointer
-  _position: int
+  position: int
 
   def models(self, *names: str) -> dict[str, Any]:
     """The parameters of the named models, float32, on one device; adapters merged into the base."""
@@ -40,7 +42,7 @@ class TrainedRun:
     shape = jax.tree.map(lambda s, a: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=a), shape, at)
     wanted = {"models": dict.fromkeys(names, shape)}
     with jax.set_mesh(self.mesh):
-      found = self._checkpoints.restore(self._position, wanted, partial=True)["models"]
+      found = self._checkpoints.restore(self.position, wanted, partial=True)["models"]
       if not config.lora_rank:
         return found
       base = start.base_params(self.settings, config, self.world)
@@ -69,7 +71,7 @@ def open_run(workdir: str) -> Iterator[TrainedRun]:
       raise ValueError(f"workdir = {workdir!r}: no whole checkpoint there yet.")
     position, meta = latest
     names = _newest(settings, meta["models"])
-    yield TrainedRun(settings, world, players, names, mesh, found, position)
+    yield TrainedRun(settings, world, players, names, meta, mesh, found, position)
 
 
 def players_of(settings: Settings, world: builders.World) -> programs.Roles:

@@ -9,17 +9,29 @@ masked), in a few compiled programs per role, and returns plain dicts of floats,
 
     one_step.quick(role, params, split, *, batch, world) -> float      for early stopping
     one_step.fwm(role, params, split, *, key, temperature, batch, world)
-      -> {"metrics", "by_episode", "examples": {"prediction": [text], "exact": [bool]}}
+      -> {"metrics", "by_episode", "by_example",
+          "examples": {"prediction": [text], "exact": [bool]}}
     one_step.idm(role, params, split, *, key, temperature, batch, world)
-      -> {"metrics", "by_episode", "examples": {"prediction": [text], "match": [bool]}}
+      -> {"metrics", "by_episode", "by_example",
+          "examples": {"prediction": [text], "match": [bool]}}
     one_step.best_of(fwm_role, fwm_params, idm_role, idm_params, split, *, n, key, temperature,
                      batch) -> {"metrics"}
     one_step.latents(role, params, split, *, key, temperature, batch, world, shown, reference=())
-      -> {"metrics", "examples": [{"x", "y", "z", "true": text | None}]}
+      -> {"metrics", "by_example", "examples": [{"x", "y", "z", "true": text | None}]}
     one_step.gallery(split, predictions, rows, *, method, split_name)
       -> [{"x", "z", "prediction", "truth", "method", "split"}]
     multi_turn.multi_turn(role, params, split, chains, *, batch, world, shown)
-      -> {"metrics", "chains": [[{"x", "z", "prediction", "truth"}]]}
+      -> {"metrics", "by_chain", "chains": [[{"x", "z", "prediction", "truth"}]]}
+
+What a trained run is scored by, every score {"value", "low", "high"} with its 95% interval over
+episodes (`text.estimate`):
+
+    scorecard.measure(fwm, idm, warm_idm, split, *, turns, batch, world, key, done) -> dict
+    overlap.scores(predictions, references, episodes) -> {"bleu", "chrf", "rouge_l", ...}
+    alignment.edits(x, y, predictions) -> Edits         new, kept and gone words, where texts shift
+    likelihood.discedit(role, params, split, truth, *, batch) -> {kind: {"count", "mean", "sum"}}
+    likelihood.naturalness(role, params, reference, split, *, key, temperature, batch) -> dict
+    python -m swirl_jax.evaluation --workdir=... --split=test               docs/evaluation.md
 
 and below them, for other uses (annotating pairs once, say), on tokenised data alone:
 
@@ -30,6 +42,6 @@ and below them, for other uses (annotating pairs once, say), on tokenised data a
 `role` is any transformer role of the right direction: its decoding's group and greediness are
 replaced as each measurement needs; top-k, top-p, length and allowed tokens stay. `key` is a typed
 key, `temperature` that of the sampled measurements. "metrics" goes into a row of
-`evaluations.jsonl`; "by_episode" too, where two methods are to be compared pair by pair. A mesh
-must be set (`jax.set_mesh`).
+`evaluations.jsonl`; "by_episode" too, where two methods are to be compared pair by pair;
+"by_example" holds lists [N] that the shares are made of. A mesh must be set (`jax.set_mesh`).
 """

@@ -98,9 +98,7 @@ def _compiled(function, role, mesh):
 
 
 def _over(function, role, params, data: Transition, batch: int, key=None, temperature=None):
-  """The function's outputs on all N examples, as NumPy; batch number i draws from a key of its own.
-
-  """
+  """The function's outputs on all N examples, as NumPy; batch i draws from a key of its own."""
   mesh = sharding.mesh_in_use()
   program, parts = _compiled(function, role, mesh), []
   for i, (part, real) in enumerate(pipeline.ordered(data, batch)):
@@ -163,6 +161,10 @@ def _likelihood(scores: Scores) -> dict[str, float]:
   }
 
 
+def _lists(by_example: dict[str, np.ndarray]) -> dict[str, list]:
+  return {name: values.tolist() for name, values in by_example.items()}
+
+
 def quick(role: TransformerRole, params, split: Examples, *, batch, world) -> float:
   """The one number of early stopping: greedy exact match (FWM), match by meaning (IDM)."""
   greedy = decode(role, params, split.data, group=1, greedy=True, batch=batch)
@@ -184,6 +186,7 @@ def fwm(role: TransformerRole, params, split: Examples, *, key, temperature, bat
   sampled = decode(role, params, data, group=1, greedy=False, batch=batch, key=key,
                    temperature=temperature)  # fmt: skip
   found, drawn = _compare(data, greedy), _compare(data, sampled)
+  scores = score(role, params, data, batch=batch)
   metrics = {
     **text.with_interval("exact", found.exact, episodes),
     **text.with_interval("changed_exact", found.changed_exact, episodes),
@@ -192,15 +195,23 @@ def fwm(role: TransformerRole, params, split: Examples, *, key, temperature, bat
     "sampled_exact": float(drawn.exact.mean()),
     "sampled_changed_exact": float(drawn.changed_exact.mean()),
     "complete": float(greedy.complete.mean()),
-    **_likelihood(score(role, params, data, batch=batch)),
+    **_likelihood(scores),
     "count": len(episodes),
     "episodes": len(set(episodes)),
   }
-  by_example = {"prediction": texts(world.tokenizer, greedy), "exact": found.exact.tolist()}
+  by_example = found._asdict() | {
+    "sampled_exact": drawn.exact,
+    "sampled_changed_exact": drawn.changed_exact,
+    "complete": greedy.complete[:, 0],
+  }
   return {
     "metrics": metrics,
     "by_episode": text.by_episode(found.exact, episodes),
-    "examples": by_example,
+    "examples": {
+      "prediction": texts(world.tokenizer, greedy),
+      "exact": found.exact.tolist(),
+    },
+    "by_example": _lists(by_example | scores._asdict()),
   }
 
 
@@ -217,12 +228,14 @@ def idm(role: TransformerRole, params, split: Examples, *, key, temperature, bat
   phrases, drawn = texts(world.tokenizer, greedy), texts(world.tokenizer, sampled)
   match = _same_meaning(world, split, _meanings(world, phrases, greedy))
   same_words = [p.split() == r.z.split() for p, r in zip(phrases, split.records, strict=True)]
+  sampled_match = _same_meaning(world, split, _meanings(world, drawn, sampled))
+  scores = score(role, params, data, batch=batch)
   metrics = {
     **text.with_interval("match", match, episodes),
     "phrase_match": float(np.mean(same_words)),
-    "sampled_match": float(_same_meaning(world, split, _meanings(world, drawn, sampled)).mean()),
+    "sampled_match": float(sampled_match.mean()),
     "by_class": text.accuracy_by([r.action for r in split.records], match),
-    **_likelihood(score(role, params, data, batch=batch)),
+    **_likelihood(scores),
     "count": len(episodes),
     "episodes": len(set(episodes)),
   }
@@ -230,6 +243,14 @@ def idm(role: TransformerRole, params, split: Examples, *, key, temperature, bat
     "metrics": metrics,
     "by_episode": text.by_episode(match, episodes),
     "examples": {"prediction": phrases, "match": match.tolist()},
+    "by_example": _lists(
+      {
+        "match": match,
+        "phrase_match": np.array(same_words),
+        "sampled_match": sampled_match,
+        **scores._asdict(),
+      }
+    ),
   }
 
 
@@ -299,9 +320,8 @@ def latents(role: TransformerRole, params, split: Examples, *, key, temperature,
   pairs = list(zip(split.records, phrases, strict=True))[:shown]
   return {
     "metrics": metrics,
-    "examples": [
-      {"x": r.x, "y": r.y, "z": z, "true": r.z if r.z else None} for r, z in pairs
-    ],
+    "examples": [{"x": r.x, "y": r.y, "z": z, "true": r.z if r.z else None} for r, z in pairs],
+    "by_example": {"phrase": phrases, "meaning": meanings},
   }
 
 

@@ -1,7 +1,8 @@
 """Comparisons of texts and token arrays, and intervals over episodes. NumPy alone; N examples."""
 
 import collections
-from collections.abc import Hashable, Sequence
+import functools
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,6 +102,39 @@ def with_interval(name: str, values, episodes: Sequence[Hashable]) -> dict[str, 
   low, high = interval(by_episode(values, episodes))
   mean = float(np.mean(np.asarray(values, float)))
   return {name: mean, f"{name}_low": low, f"{name}_high": high}
+
+
+@functools.lru_cache(maxsize=8)
+def _weights(count: int) -> np.ndarray:
+  """How often each resample of `_draws` holds each episode. float64 [RESAMPLES, count]"""
+  return np.stack([np.bincount(row, minlength=count) for row in _draws(count)]).astype(float)
+
+
+def estimate(function: Callable[[np.ndarray], np.ndarray], columns, episodes: Sequence[Hashable]):
+  """{"value", "low", "high"}: function(Σ_n columns[n]) and its 95% bootstrap over episodes.
+
+  columns [N, K]: what adds up over examples (the statistics of a corpus score, a part and its
+  whole); function: sums [R, K] → [R], NaN where it isn't defined. Resamples without a value (none
+  of their episodes has the class that is measured) are left out; all None where the split has none.
+  """
+  columns = np.asarray(columns, float)
+  index = {e: i for i, e in enumerate(dict.fromkeys(episodes))}
+  sums = np.zeros((len(index), columns.shape[1]))
+  np.add.at(sums, [index[e] for e in episodes], columns)
+  with np.errstate(divide="ignore", invalid="ignore"):
+    value = float(np.asarray(function(columns.sum(0, keepdims=True)))[0])
+    drawn = np.asarray(function(_weights(len(index)) @ sums))
+  if not np.isfinite(value):
+    return {"value": None, "low": None, "high": None}
+  low, high = _middle(drawn[np.isfinite(drawn)])
+  return {"value": value, "low": low, "high": high}
+
+
+def ratio(part, whole, episodes: Sequence[Hashable]) -> dict[str, float | None]:
+  """Σ part / Σ whole as an `estimate`; `whole` 1 for a mean over examples. [N], [N] or scalar"""
+  part = np.asarray(part, float)
+  columns = np.stack([part, np.broadcast_to(np.asarray(whole, float), part.shape)], 1)
+  return estimate(lambda sums: sums[:, 0] / sums[:, 1], columns, episodes)
 
 
 def unique_share(phrases: Sequence[str]) -> float:

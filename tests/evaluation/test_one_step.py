@@ -123,11 +123,15 @@ def test_a_perfect_fwm(split):
   assert (m["count"], m["episodes"]) == (5, 2)
   assert found["by_episode"] == {"correct": [3, 2], "size": [3, 2]}
   assert found["examples"]["prediction"] == [r.y for r in RECORDS]
+  assert found["by_example"]["logp"] == [-(STATE + 1.0)] * 5
+  assert found["by_example"]["count"] == [STATE + 1] * 5
   assert json.loads(json.dumps(found)) == found
 
 
 def test_an_fwm_that_spoils_the_first_place(split):
-  m = one_step.fwm(FWM, PERFECT | {"place": 0}, split, **setting())["metrics"]
+  found = one_step.fwm(FWM, PERFECT | {"place": 0}, split, **setting())
+  m = found["metrics"]
+  assert not any(found["by_example"]["exact"]) and all(found["by_example"]["complete"])
   # Unchanged at place 0: records 0 (red red ...) and 3 (blue blue ...).
   assert m["exact"] == 0.0 and m["changed_exact"] == 2 / 5
   changed = sum(a != b for r in RECORDS for a, b in zip(r.x.split(), r.y.split(), strict=True))
@@ -150,6 +154,7 @@ def test_an_idm_is_judged_by_what_it_means(split):
   assert m["phrase_match"] == 3 / 5  # it never says "make"
   assert m["by_class"] == {"paint": {"count": 5, "match": 1.0}}
   assert found["examples"]["prediction"][1] == "paint red"
+  assert found["by_example"]["phrase_match"] == [True, False, True, False, True]
   assert one_step.quick(IDM, PERFECT, split, batch=2, world=WORLD) == 1.0
   wrong = one_step.idm(IDM, PERFECT | {"place": 0}, split, **setting())
   assert wrong["metrics"]["match"] == 0.0
@@ -181,6 +186,8 @@ def test_latents():
   first = RECORDS[0]
   assert found["examples"][0] == {"x": first.x, "y": first.y, "z": "paint blue", "true": None}
   assert len(found["examples"]) == 2
+  assert found["by_example"]["phrase"] == found["by_example"]["meaning"]
+  assert found["by_example"]["phrase"][:2] == ["paint blue", "paint red"]
   spoilt = one_step.latents(IDM, PERFECT | {"place": 0}, pairs, shown=0, **setting())["metrics"]
   assert spoilt["known"] == spoilt["meanings"] == 0 and spoilt["classes"] == {"(unknown)": 1.0}
   assert spoilt["unique"] == 3 / 5
@@ -207,11 +214,16 @@ def test_multi_turn_goes_on_from_its_own_predictions(split):
           for pairs in ([(RECORDS[0], RECORDS[0]), (RECORDS[3], RECORDS[3])],
                         [(RECORDS[0], RECORDS[1]), (RECORDS[3], RECORDS[4])])]  # fmt: skip
   assert found["metrics"]["kept_cells"] == pytest.approx(kept)
+  by_chain = found["by_chain"]
+  assert by_chain["episodes"] == ["a", "b"] and by_chain["words"] == [[3, 3], [3, 3]]
+  assert by_chain["exact"] == [[False, False], [False, False]]
+  for name, share in (("right", "cells"), ("kept_right", "kept_cells")):
+    assert np.sum(by_chain[name], 1) / 6 == pytest.approx(found["metrics"][share])
 
 
 def test_multi_turn_without_chains_or_with_ragged_ones(split):
   run = {"batch": 2, "world": WORLD, "shown": 1}
-  empty = {"metrics": {"chains": 0, "turns": 0}, "chains": []}
+  empty = {"metrics": {"chains": 0, "turns": 0}, "chains": [], "by_chain": {"episodes": []}}
   assert multi_turn.multi_turn(FWM, PERFECT, split, [], **run) == empty
   with pytest.raises(ValueError, match="lengths"):
     multi_turn.multi_turn(FWM, PERFECT, split, [(0, 1), (3,)], **run)

@@ -65,6 +65,33 @@ def test_paired_interval():
     text.paired_interval(a, {"correct": [1], "size": [1]})
 
 
+def test_an_estimate_of_a_share_is_that_of_the_rows():
+  """The same draws as `interval`, whatever is added up."""
+  rng = np.random.default_rng(2)
+  right, episodes = rng.integers(0, 2, 90), rng.integers(0, 12, 90).tolist()
+  found, row = text.ratio(right, 1, episodes), text.with_interval("exact", right, episodes)
+  assert found == pytest.approx({"value": row["exact"], "low": row["exact_low"],
+                                 "high": row["exact_high"]})  # fmt: skip
+  weights = np.asarray(rng.integers(1, 5, 90))
+  weighted = text.ratio(right * weights, weights, episodes)
+  assert weighted["value"] == pytest.approx((right * weights).sum() / weights.sum())
+  assert weighted["low"] < weighted["value"] < weighted["high"]
+
+
+def test_an_estimate_of_something_that_is_no_mean():
+  columns = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+  found = text.estimate(lambda s: s[:, 0] * s[:, 1], columns, ["a", "a", "a"])
+  assert found == {"value": 108.0, "low": 108.0, "high": 108.0}
+
+
+def test_an_estimate_of_what_is_rare_or_absent():
+  """Resamples without a part of the whole say nothing of the share."""
+  found = text.ratio([0, 1, 0, 0], [0, 1, 0, 0], ["a", "b", "c", "d"])
+  assert found == {"value": 1.0, "low": 1.0, "high": 1.0}
+  nothing = {"value": None, "low": None, "high": None}
+  assert text.ratio([0, 0], [0, 0], ["a", "b"]) == nothing
+
+
 def test_small_ones():
   assert text.share([1, 2], [3, 3]) == 0.5
   assert text.share([], []) == 0.0

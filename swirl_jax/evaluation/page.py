@@ -1,0 +1,265 @@
+"""A scorecard for people: a table for the terminal, and a page that stands alone."""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from swirl_jax import charts
+from swirl_jax.charts import Line
+
+FWM, IDM, GREY = "#3366d6", "#d9691e", "#98a1b3"
+_HUNDREDS = ("bleu", "chrf", "sentence_bleu", "sentence_chrf", "rouge_l", "bert_score")
+# Score → what it is called, in the order in which they are shown.
+FORWARD = {
+  "exact": "exact match, greedy",
+  "changed_exact": "exact where x and y differ",
+  "sampled_exact": "exact match, sampled",
+  "sampled_changed_exact": "exact where they differ, sampled",
+  "complete": "ended within the length",
+  "changed_accuracy": "changed places right",
+  "unchanged_accuracy": "unchanged places right",
+  "new_words": "new words had",
+  "kept_words": "kept words had",
+  "gone_words": "gone words left out",
+  "spurious_words": "words that y has not",
+  "bleu": "BLEU",
+  "sentence_bleu": "BLEU, mean by text",
+  "chrf": "chrF",
+  "sentence_chrf": "chrF, mean by text",
+  "rouge_l": "ROUGE-L",
+  "bert_score": "BERTScore",
+  "logp_token": "log p per token",
+  "logp_sequence": "log p per state",
+}
+INVERSE = {
+  "match": "match by meaning, greedy",
+  "phrase_match": "same words, greedy",
+  "sampled_match": "match by meaning, sampled",
+  "sentence_bleu": "BLEU, mean by text",
+  "chrf": "chrF",
+  "rouge_l": "ROUGE-L",
+  "logp_token": "log q per token",
+  "logp_sequence": "log q per action",
+}
+KINDS = {
+  "unchanged": "x itself",
+  "level": "a y of another episode",
+  "episode": "the nearest y of the episode",
+}
+LATENTS = {
+  "known": "phrases that mean something",
+  "length": "words a phrase",
+  "length_reference": "… in the data",
+  "naturalness": "perplexity / that of true actions",
+  "perplexity": "perplexity to the warm IDM",
+  "perplexity_reference": "… of true actions",
+  "unique": "distinct / all phrases",
+  "unique_reference": "… in the data",
+  "phrases": "distinct phrases",
+  "meanings": "distinct meanings",
+  "effective_actions": "effective actions, 16 pairs",
+  "action_information": "information, nats, 16 pairs",
+}
+
+
+def number(value: float | None) -> str:
+  if value is None:
+    return "–"
+  if isinstance(value, int):
+    return str(value)
+  return f"{value:.3f}" if abs(value) < 10_000 else f"{value:.2e}"
+
+
+def between(score: Mapping[str, float | None]) -> str:
+  return "" if score["value"] is None else f"{number(score['low'])} – {number(score['high'])}"
+
+
+def rows(card: Mapping[str, Any]) -> list[tuple[str, list[tuple]]]:
+  """[(heading, [(title, score or number, its scale or None, the same of repeating x or None)])].
+
+  scale: what a full bar stands for; None for what is no share.
+  """
+  scale = lambda name: 100.0 if name in _HUNDREDS else None if name.startswith("logp") else 1.0  # noqa: E731
+  forward, inverse, latents = card["fwm"], card["idm"], card["latents"]
+  told = [
+    (f"{title}, {name} per token" if name == "mean" else f"{title}, {name}", kind[name], 1.0, None)
+    for key, title in KINDS.items()
+    for kind in [card["discedit"][key]]
+    for name in ("mean", "sum")
+  ]
+  return [
+    ("FWM, one step", [(t, forward[k], scale(k), card["repeating_x"].get(k))
+                       for k, t in FORWARD.items() if k in forward]),
+    ("FWM, DiscEdit: the truth is likelier than …", told),
+    ("IDM, one step", [(t, inverse[k], scale(k), None) for k, t in INVERSE.items()]),
+    ("Latent actions", [(t, latents[k], 1.0 if k == "known" else None, None)
+                        for k, t in LATENTS.items()]),
+  ]  # fmt: skip
+
+
+def table(result: Mapping[str, Any]) -> str:
+  """The scores as plain text, at most 100 columns."""
+  card, lines = result["scores"], [_about(result), ""]
+  for heading, found in rows(card):
+    compared = any(same is not None for *_, same in found)
+    lines.append(f"{heading:<48} {'score':>9}  {'95% interval':<20}")
+    lines[-1] = lines[-1].rstrip() if not compared else f"{lines[-1]} repeating x"
+    for title, score, _, same in found:
+      value, interval = _parts(score)
+      more = "" if same is None else f" {number(same['value']):>11}"
+      lines.append(f"  {title:<46} {value:>9}  {interval:<20}{more}".rstrip())
+    lines.append("")
+  turns = card["turns"]
+  if turns["exact"]:
+    lines.append(f"{'FWM, turn by turn':<18} {'exact':>7}  {'95% interval':<16} {'words':>7}  "
+                 f"{'95% interval':<16} {'kept x':>7}")  # fmt: skip
+    for t, (exact, words, kept) in enumerate(
+      zip(turns["exact"], turns["words"], turns["words_kept"], strict=True), 1
+    ):
+      lines.append(f"  turn {t:<11} {number(exact['value']):>7}  {between(exact):<16} "
+                   f"{number(words['value']):>7}  {between(words):<16} "
+                   f"{number(kept['value']):>7}")  # fmt: skip
+    lines.append("")
+  for key, heading in (("by_level", "By level"), ("by_action", "By action")):
+    lines.append(f"{heading:<24} {'n':>6}  {'FWM':>7}  {'95% interval':<16} {'IDM':>7}  "
+                 f"{'95% interval':<16}".rstrip())  # fmt: skip
+    for name, one in card[key].items():
+      exact, match = one["exact"], one["match"]
+      lines.append(f"  {name:<22.22} {one['count']:>6}  {number(exact['value']):>7}  "
+                   f"{between(exact):<16} {number(match['value']):>7}  "
+                   f"{between(match):<16}".rstrip())  # fmt: skip
+    lines.append("")
+  return "\n".join(lines).rstrip()
+
+
+def _parts(score) -> tuple[str, str]:
+  if isinstance(score, Mapping):
+    return number(score["value"]), between(score)
+  return number(score), ""
+
+
+def _about(result: Mapping[str, Any]) -> str:
+  c = result["scores"]["counts"]
+  return (
+    f"{result['world']}, split {result['split']}, {result['model']} models "
+    f"({', '.join(dict.fromkeys(result['models'].values()))}): {c['transitions']} transitions of "
+    f"{c['episodes']} episodes, {c['levels']} kinds of level; 95% intervals over episodes"
+  )
+
+
+# -- the page ------------------------------------------------------------------------------------
+
+
+def page(result: Mapping[str, Any]) -> str:
+  """The same with pictures, without scripts or network."""
+  card = result["scores"]
+  notes = {
+    "FWM, one step": "Grey: what repeating x would score. New, kept and gone words are found by "
+    "aligning y with x; changed and unchanged places by position. Overlap is out of 100.",
+    "FWM, DiscEdit: the truth is likelier than …": "Share of transitions in which the FWM finds "
+    "the true y likelier than a wrong one. 0.5 is chance.",
+    "Latent actions": "What the IDM says of the split's pairs, one sample each.",
+  }
+  sections = [
+    _section(heading, notes.get(heading, ""), _rows_table(found, FWM if "FWM" in heading else IDM))
+    for heading, found in rows(card)
+  ]
+  parts = [*sections[:2], _turns(card["turns"]), *sections[2:], _classes(card["latents"]),
+           _groups(card), _details(result)]  # fmt: skip
+  return (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width,initial-scale=1">'
+    f"<title>{_e(result['world'])}: {_e(result['split'])}</title><style>{charts.STYLE}</style>"
+    f"</head><body><main><h1><b>{_e(result['world'])}</b>, {_e(result['split'])}</h1>"
+    f'<p class="note">{_e(_about(result))}.</p>' + "".join(parts) + "</main></body></html>\n"
+  )
+
+
+def _e(words: Any) -> str:
+  return html.escape(str(words))
+
+
+def _section(title: str, note: str, *body: str) -> str:
+  words = f'<p class="note">{_e(note)}</p>' if note else ""
+  return f"<section><h2>{_e(title)}</h2>{words}{''.join(body)}</section>"
+
+
+def _bar(score: Any, scale: float | None, color: str) -> str:
+  if scale is None or not isinstance(score, Mapping) or score["value"] is None:
+    return ""
+  return charts.whisker(*(score[k] / scale for k in ("value", "low", "high")), color)
+
+
+def _html_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+  top = "".join(f"<th>{cell}</th>" for cell in head)
+  lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body)
+  return f"<table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def _rows_table(found: Sequence[tuple], color: str) -> str:
+  compared = any(same is not None for *_, same in found)
+  head = ["", "score", charts.scale(), "95%", *["repeating x"] * compared]
+  body = []
+  for title, score, scale, same in found:
+    value, interval = _parts(score)
+    row = [_e(title), value, _bar(score, scale, color), interval]
+    if compared:
+      grey = "" if same is None else f"{_bar(same, scale, GREY)} {number(same['value'])}"
+      row.append(grey)
+    body.append(row)
+  return _html_table(head, body)
+
+
+def _turns(turns: Mapping[str, Sequence[Mapping]]) -> str:
+  if not turns["exact"]:
+    return ""
+  places = list(range(len(turns["exact"])))
+  shape = {"names": [str(t + 1) for t in places], "x_label": "turn", "y_range": (0.0, 1.0)}
+
+  def line(name, key, color, **style):
+    values = {k: [s[k] for s in turns[key]] for k in ("value", "low", "high")}
+    return Line(name, places, values["value"], color, points=not style, low=values["low"],
+                high=values["high"], **style)  # fmt: skip
+
+  kept = line("x kept for ever", "words_kept", GREY, dash=True)
+  drawn = (("Exact match", [line("exact", "exact", FWM)]),
+           ("Right words", [line("words", "words", FWM), kept]))  # fmt: skip
+  body = "".join(
+    f"<div><h3>{title}</h3>{charts.legend([(x.name, x.color, x.dash) for x in lines])}"
+    f"{charts.line_chart(lines, **shape)}</div>"
+    for title, lines in drawn
+  )
+  note = "The FWM goes on from its own predictions, under the true actions. Bands: 95%."
+  return _section("Several turns", note, f'<div class="grid two">{body}</div>')
+
+
+def _classes(latents: Mapping[str, Any]) -> str:
+  shares = (latents["classes_reference"], latents["classes"])
+  names = sorted({n for share in shares for n in share}, key=lambda n: (n[0] == "(", n))
+  bars = charts.bars([(n, [s.get(n, 0.0) for s in shares]) for n in names], (GREY, IDM), width=1040)
+  legend = charts.legend([("in the data", GREY, False), ("the IDM's", IDM, False)])
+  return _section("Kinds of action", "", legend, bars)
+
+
+def _groups(card: Mapping[str, Any]) -> str:
+  parts = []
+  for key, title in (("by_level", "By level"), ("by_action", "By action")):
+    head = ["", "transitions", "episodes", "FWM exact", charts.scale(), "IDM match", charts.scale()]
+    body = [
+      [
+        _e(name), str(one["count"]), str(one["episodes"]),
+        number(one["exact"]["value"]), _bar(one["exact"], 1.0, FWM),
+        number(one["match"]["value"]), _bar(one["match"], 1.0, IDM),
+      ]
+      for name, one in card[key].items()
+    ]  # fmt: skip
+    parts.append(_section(title, "", _html_table(head, body)))
+  return "".join(parts)
+
+
+def _details(result: Mapping[str, Any]) -> str:
+  about = {k: v for k, v in result.items() if k != "scores"}
+  return _section(
+    "How it was made", "", f"<pre>{_e(json.dumps(about, indent=2, ensure_ascii=False))}</pre>"
+  )
