@@ -2,8 +2,9 @@
 
     python -m swirl_jax.evaluation --workdir=runs/minigrid --split=test
 
-Writes evaluation-test.json and evaluation-test.html into the work directory, or `--out`; those of
-`--model=warmup` are called evaluation-test-warmup. docs/evaluation.md says what is measured.
+Writes evaluation-test.json and evaluation-test.html into the work directory, or `--out`, and each
+model's predictions for `python -m swirl_jax.evaluation.judge`; those of `--model=warmup` are called
+evaluation-test-warmup. docs/evaluation.md says what is measured.
 """
 
 import hashlib
@@ -50,8 +51,9 @@ def evaluate(workdir: str, *, split: str, model: str = "final", limit: int | Non
         key=jax.random.key(run.settings.seed), done=lambda step: bar.update(done=step),
         bert_score=bert_score)  # fmt: skip
     about = _about(run, workdir) | {"split": split, "model": model, "models": names, "limit": limit}
+  predictions = found.pop("predictions")
   result = about | {"bert_score": bert_score or None, "scores": found}
-  paths = write(result, folder)
+  paths = write(result, records, predictions, folder)
   return f"{page.table(result)}\n\nWritten: {', '.join(map(str, paths))}"
 
 
@@ -124,11 +126,22 @@ def _about(run: trained.TrainedRun, workdir: str) -> dict[str, Any]:
   }
 
 
-def write(result: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+def write(
+  result: dict[str, Any], records, predictions: dict[str, list[str]], folder: pathlib.Path
+) -> list[pathlib.Path]:
+  """The result as JSON and as a page, and each model's predictions as `evaluation.judge` reads
+  them.
+  """
   name = f"evaluation-{result['split']}" + "-warmup" * (result["model"] == "warmup")
   paths = [folder / f"{name}.{kind}" for kind in ("json", "html")]
   write_json_atomic(paths[0], result)
   paths[1].write_text(page.page(result), encoding="utf-8")
+  for model, said in predictions.items():
+    paths.append(folder / f"{name}-{model}.jsonl")
+    with open(paths[-1], "w", encoding="utf-8") as file:
+      for r, prediction in zip(records, said, strict=True):
+        line = {"x": r.x, "z": r.z, "y": r.y, "prediction": prediction}
+        file.write(json.dumps(line | {"episode": r.episode, "level": r.level}) + "\n")
   return paths
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import app, flags
 
 from swirl_jax import files, metrics
@@ -117,11 +116,9 @@ def _figures(pairs: Sequence[tuple[Item, Outcome]]) -> dict[str, Any]:
   if not judged:
     return {**count, "episodes": 0} | dict.fromkeys(("score", "score_low", "score_high"))
   episodes, scores = zip(*judged, strict=True)
-  names, place = np.unique(episodes, return_inverse=True)
-  sums = {"correct": np.bincount(place, scores), "size": np.bincount(place)}
-  low, high = text.interval(sums)
-  mean = float(np.mean(scores))
-  return {**count, "episodes": len(names), "score": mean, "score_low": low, "score_high": high}
+  found = text.ratio(scores, 1, episodes)
+  names = {"value": "score", "low": "score_low", "high": "score_high"}
+  return {**count, "episodes": len(set(episodes))} | {n: found[k] for k, n in names.items()}
 
 
 def table(found: Mapping[str, Any]) -> str:

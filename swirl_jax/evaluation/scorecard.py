@@ -45,6 +45,7 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, batch
     turns         {score: [estimate by turn]}
     by_level, by_action   {name: {"count", "episodes", "exact", "match": estimate}}
     latents       {score: estimate}, and the figures of `one_step.latents` that have no interval
+    predictions   {"fwm": [text], "idm": [text]}, greedy
   """
   shared = {"batch": batch, "world": world}
   ways = {n: rng.stream(key, "evaluation", n) for n in ("fwm", "idm", "latents")}
@@ -80,6 +81,10 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, batch
     "by_level": _by([r.level for r in split.records], forward, inverse, episodes),
     "by_action": _by([r.action for r in split.records], forward, inverse, episodes),
     "latents": latents,
+    "predictions": {
+      "fwm": forward["examples"]["prediction"],
+      "idm": inverse["examples"]["prediction"],
+    },
   }
   done("overlap")
   return measured

@@ -10,15 +10,15 @@ import sys
 
 import jax
 import pytest
+import tiny
 
 from configs import jsonl, test
 from swirl_jax import plan, sharding, start, trained
 from swirl_jax.checkpoint import Checkpointer
 from swirl_jax.data import pipeline
 from swirl_jax.evaluation import __main__ as command
-from swirl_jax.evaluation import one_step
+from swirl_jax.evaluation import judge, one_step
 from swirl_jax.settings import from_config
-from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORDS = ("red", "green", "blue", "black")
@@ -79,6 +79,10 @@ def test_it_writes_what_it_prints(scored):
   printed, out, result = scored
   assert "evaluation-test.json" in printed and "FWM, one step" in printed
   assert "<svg" in (out / "evaluation-test.html").read_text()
+  for model in ("fwm", "idm"):
+    items = judge.read_predictions(out / f"evaluation-test-{model}.jsonl")
+    assert len(items) == result["scores"]["counts"]["transitions"]
+    assert len({i.episode for i in items}) == result["scores"]["counts"]["episodes"]
   assert (result["split"], result["model"]) == ("test", "final")
   assert result["models"] == {"y": "fwm", "z": "idm"} and result["checkpoint"]["position"] == 7
   assert result["scores"]["counts"] == {"transitions": 6, "episodes": 3, "levels": 2, "chains": 3}
