@@ -8,8 +8,6 @@ groups and numbers of updates, and how they are tuned. Three seeds are a pilot; 
 `configs/comparison.py:test` runs it all in minutes, and learns nothing.
 """
 
-import copy
-
 import ml_collections
 
 from configs import minigrid
@@ -41,6 +39,11 @@ def get_config(world="minigrid"):
   return c
 
 
+def own(settings):
+  """A copy, groups and all."""
+  return ml_collections.ConfigDict(settings).to_dict()
+
+
 def rivals(run):
   """The methods of the protocol beside SWIRL: as many updates, the same warm models."""
   sft = run["rivals"]["labels_only"]["sft"] | {"steps": 0}
@@ -50,14 +53,14 @@ def rivals(run):
   }
 
   def supervised(title, **choices):
-    return {"title": title, "sft": copy.deepcopy(sft), **choices}
+    return {"title": title, "sft": own(sft), **choices}
 
   def alternation(title, found, **choices):
-    return {"title": title, **copy.deepcopy(found), **choices}
+    return {"title": title, **own(found), **choices}
 
   def phase1(title, **changes):
     """SWIRL's Phase I, otherwise."""
-    return {"title": title, "phase1": copy.deepcopy(phases["phase1"]) | changes}
+    return {"title": title, "phase1": own(phases["phase1"]) | changes}
 
   reward = phases["phase1"]["reward"]
   many = run["swirl"]["iterations"]

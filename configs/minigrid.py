@@ -6,8 +6,6 @@ Every field of a run is here, so that every one can be set on the command line; 
 written where they are defined, in `swirl_jax/settings.py`.
 """
 
-import copy
-
 import ml_collections
 
 SETTINGS = ("default", "paper")
@@ -111,7 +109,7 @@ def paper(phase, *, count_end):
   the authors' code; latent actions fresh, as in its Algorithm 1. Steps, prompts that are updated
   on, group and learning rate stay this world's.
   """
-  c = copy.deepcopy(phase)
+  c = ml_collections.ConfigDict(phase).to_dict()  # its own
   c |= {
     "prompts": c["keep"] or c["prompts"], "keep": 0, "anchor": 0,
     "temperature": 0.7, "top_p": 0.96, "latent_temperature": 0.7, "beta": 0.1,
