@@ -234,7 +234,8 @@ def by_iteration(runs: Sequence[RunFolder], name: str, model: str) -> np.ndarray
     first = findings.value(findings.last(run, model=model, split="validation", method="warmup"),
                            metric)  # fmt: skip
     mine = findings.rows(run, model=model, split="validation", method=name)
-    rows.append([first, *(findings.value(row, metric) for row in mine if row["iteration"])])
+    last = {row["iteration"]: findings.value(row, metric) for row in mine if row["iteration"]}
+    rows.append([first, *(last[i] for i in sorted(last))])
   return np.array(rows, float)
 
 

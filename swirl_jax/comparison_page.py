@@ -23,7 +23,7 @@ def page(
     f"<h1><b>SWIRL</b> and its rivals: {escape(world)}</h1><p class='note'>{done}. "
     "Every method starts from the same warm models; intervals are 95%.</p>",
     _regime(runs), _methods(rows, runs), _samples(runs, rows), _iterations(runs, rows),
-    _tuning(plan, tuned), _details(runs),
+    _tuning(plan, tuned, findings.titles(runs[0])), _details(runs),
   ]  # fmt: skip
   return document(f"SWIRL and its rivals: {world}", parts)
 
@@ -40,25 +40,26 @@ def _regime(runs: Sequence[RunFolder]) -> str:
 def _methods(rows: Sequence[Row], runs: Sequence[RunFolder]) -> str:
   note = (
     "Test exact match of the FWM, greedy: mean over the seeds, bootstrap over episodes. The lead "
-    "is SWIRL’s, paired. Samples are the transitions that updates saw; cost is the time of all "
-    "steps, each stage at its median, in units of labels only."
+    "is SWIRL’s, paired. All have the same number of updates. Samples are the transitions that "
+    "updates saw; cost is the time of all steps, each stage at its median, in units of labels only."
   )
   base = next((row.cost for row in rows if row.name == "labels_only"), 0.0) or 1.0
   colors, body = report.colors_of(runs[0]), []
+  splits = [s for s in findings.FURTHER if any(s in row.further for row in rows)]
   for row in rows:
     dot = f'<i class="dot" style="background:{colors[row.name]}"></i>{escape(row.title)}'
-    line = between = lead = ""
+    exact, line, lead = findings.share(row.exact), "", ""
     if row.exact is not None:
       line = charts.whisker(row.exact, *row.interval, colors[row.name])
-      between = " – ".join(findings.share(v) for v in row.interval)
+      exact += f"<br><small>{' – '.join(findings.share(v) for v in row.interval)}</small>"
     if row.lead is not None:
-      lead = "{:+.3f} ({:+.3f} to {:+.3f})".format(*row.lead)
-    further = [findings.share(row.further.get(s)) for s in findings.FURTHER]
+      lead = "{:+.3f}<br><small>{:+.3f} to {:+.3f}</small>".format(*row.lead)
+    further = [findings.share(row.further.get(s)) for s in splits]
     body.append((row.name, [
-      dot, findings.share(row.exact), line, between, lead, *further, findings.share(row.idm),
-      f"{row.updates:,}", f"{row.samples:,}", f"{row.cost / base:.1f}"]))  # fmt: skip
-  head = ("method", "exact", charts.scale(), "95%", "SWIRL’s lead", *findings.FURTHER.values(),
-          "IDM", "updates", "samples", "cost")  # fmt: skip
+      dot, exact, line, lead, *further, findings.share(row.idm),
+      f"{row.samples:,}", f"{row.cost / base:.1f}"]))  # fmt: skip
+  head = ("method", "exact", charts.scale(), "SWIRL’s lead",
+          *(findings.FURTHER[s] for s in splits), "IDM", "samples", "cost")  # fmt: skip
   return section("Who is ahead?", note, table(head, body))
 
 
@@ -100,7 +101,9 @@ def _iterations(runs: Sequence[RunFolder], rows: Sequence[Row]) -> str:
   return section("Score by iteration", note, grid("two", drawn)) if any(drawn) else ""
 
 
-def _tuning(plan: Comparison, tuned: Mapping[str, Mapping[float, float]]) -> str:
+def _tuning(
+  plan: Comparison, tuned: Mapping[str, Mapping[float, float]], titles: Mapping[str, str]
+) -> str:
   note = (
     f"Validation score with the learning rates multiplied by each factor, seed {plan.tuning_seed}; "
     "the best was taken for all seeds."
@@ -111,7 +114,7 @@ def _tuning(plan: Comparison, tuned: Mapping[str, Mapping[float, float]]) -> str
   for name, found in tuned.items():
     cells = [f"<b>{findings.share(v)}</b>" if f == best[name] else findings.share(v)
              for f, v in found.items()]  # fmt: skip
-    body.append(("", [escape(name), *cells]))
+    body.append(("", [escape(titles[name]), *cells]))
   return section("Tuning", note, table(("method", *(f"× {f:g}" for f in plan.factors)), body))
 
 

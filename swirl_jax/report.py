@@ -16,7 +16,10 @@ from swirl_jax.pages import absent, chart, escape, grid, section, table
 
 FWM, IDM = "#3366d6", "#d9691e"
 WARM, SWIRL = "#98a1b3", "#6a3fd1"
-RIVALS = ("#5d6b82", "#d39b1c", "#2a9d8f", "#c8553d", "#4f772d", "#b5179e", "#0077b6")  # in turn
+RIVALS = (  # in turn
+  "#5d6b82", "#d39b1c", "#2a9d8f", "#c8553d", "#4f772d", "#b5179e", "#0077b6", "#8d5524", "#e07a9b",
+  "#1b4332", "#00a5cf", "#a3b18a",
+)  # fmt: skip
 PALE = {"phase1": ("#a9bff0", FWM), "phase2": ("#f2bf9b", IDM)}  # first and last iteration
 SMOOTH = 9  # steps
 SHOWN = {"gallery": 12, "chains": 3, "latents": 12}
