@@ -20,7 +20,7 @@ FIELDS = {**REQUIRED, "z": str, "turn": int, "level": str, "split": str, "action
 KINDS = {str: "text", int: "a whole number", (str, int, float): "text or a number"}
 
 # Control characters but tab and line ends, and halves of surrogate pairs, which are no text.
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Line(NamedTuple):
@@ -100,7 +100,7 @@ def _line(number: int, raw: bytes, settings: Mapping[str, Any]) -> dict[str, Any
     if not isinstance(value, kind) or isinstance(value, bool):
       _refuse(name, value, KINDS[kind])
     if isinstance(value, str):
-      if control := _CONTROL.search(value):
+      if control := CONTROL.search(value):
         _refuse(name, value, f"free of control characters ({control.group()!r})")
       if name != "z" and not value.strip():
         _refuse(name, value, "text with a word in it")

@@ -17,13 +17,12 @@ import numpy as np
 from swirl_jax.data import transition_lines
 from swirl_jax.data.official.records import Found
 from swirl_jax.data.tokenizers import SPECIAL
-from swirl_jax.data.transition_lines import same
+from swirl_jax.data.transition_lines import CONTROL, same
 
 FIRST = 5  # names that are given with each reason
 TEXTS = ("x", "z", "y")
 BY_CHANCE = "by chance"  # the split of a line that names none: the jsonl world assigns it
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _SPECIAL = re.compile("|".join(rf"(?<!\S){re.escape(word)}(?!\S)" for word in SPECIAL))
 
 
@@ -33,8 +32,8 @@ def spelled(text: str) -> tuple[str, list[str]]:
   gets a space, `< sep>`.
   """
   notes = []
-  if _CONTROL.search(text):
-    text = _CONTROL.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+  if CONTROL.search(text):
+    text = CONTROL.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
     notes.append("control characters spelled out")
   if _SPECIAL.search(text):
     text = _SPECIAL.sub(lambda found: f"< {found.group()[1:]}", text)
