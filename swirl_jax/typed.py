@@ -20,7 +20,7 @@ def build(cls, value: Any, path: str):
   for name, field in fields.items():
     if name in value:
       out[name] = convert(hints[name], value[name], f"{path}.{name}")
-    elif field.default is dataclasses.MISSING:
+    elif dataclasses.MISSING is field.default is field.default_factory:
       raise ValueError(f"{path}.{name} is missing.")
   try:
     return cls(**out)
