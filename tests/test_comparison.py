@@ -64,6 +64,10 @@ def test_learning_rates_are_scaled_and_nothing_else():
   assert rate(tuning, "warmup_fwm") == rate(one, "warmup_fwm")
 
 
+STILL = config.get_config("test").run.to_dict()
+STILL["swirl"]["iterations"] = 0
+
+
 @pytest.mark.parametrize(
   ("changes", "said"),
   [
@@ -71,6 +75,7 @@ def test_learning_rates_are_scaled_and_nothing_else():
     ({"tuning_seed": 1}, "config: tuning_seed = 1: allowed is one that isn't in seeds"),
     ({"factors": (1.0, 0.0)}, "config: factors = (1.0, 0.0): allowed are numbers above 0"),
     ({"sedes": (1,)}, "config.sedes is not a field; allowed are run, seeds"),
+    ({"run": STILL}, "config: run.swirl.iterations = 0: allowed is a whole number from 1"),
     ({"run": {"seed": 0}}, "config.weights is missing"),
   ],
 )
