@@ -273,12 +273,14 @@ def peak_bytes(settings: Settings, kind: str, mesh) -> int:
 def most_prompts(settings: Settings, kind: str, mesh, limit: float) -> int:
   """The most prompts, a multiple of those that the mesh divides, whose estimated peak times MARGIN
   is within `limit` bytes per device; samples as they are, and micro-batches of one such multiple.
+  The label anchor is not in the estimate.
   """
   step = mesh.shape["data"] * mesh.shape["fsdp"]
   phase: PhaseSettings = getattr(settings, kind)
 
   def fits(count: int) -> bool:
-    changed = dataclasses.replace(phase, prompts=count, keep=0, micro_batch=min(step, count))
+    sizes = {"prompts": count, "keep": 0, "micro_batch": min(step, count), "anchor": 0}
+    changed = dataclasses.replace(phase, **sizes)
     peak = peak_bytes(dataclasses.replace(settings, **{kind: changed}), kind, mesh)
     return peak * MARGIN <= limit
 

@@ -91,6 +91,9 @@ def test_the_most_prompts_are_the_most_that_fit():
   room = 16 * memory.GB / memory.MARGIN
   assert peak(found) <= room < peak(found + 32)
   assert memory.most_prompts(text, "phase1", mesh, memory.GB) == 0
+  anchored = dataclasses.replace(text.phase1, anchor=32)  # divides few numbers of micro-batches
+  anchored = dataclasses.replace(text, phase1=anchored)
+  assert memory.most_prompts(anchored, "phase1", mesh, 16 * memory.GB) == found
 
 
 def test_parts_of_a_group_hold_fewer_activations():
