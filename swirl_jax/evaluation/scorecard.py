@@ -4,7 +4,8 @@ A score is {"value", "low", "high"}: 95%, percentile bootstrap over episodes (`t
 where the split has nothing to measure it on. Shares lie between 0 and 1, overlap between 0 and 100.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -44,7 +45,8 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, batch
     discedit      as `likelihood.discedit` has it
     turns         {score: [estimate by turn]}
     by_level, by_action   {name: {"count", "episodes", "exact", "match": estimate}}
-    latents       {score: estimate}, and the figures of `one_step.latents` that have no interval
+    latents       {score: estimate}, and the figures of `one_step.latents` that have no interval:
+                  None where they aren't finite (an untrained IDM's effective actions)
     predictions   {"fwm": [text], "idm": [text]}, greedy
   """
   shared = {"batch": batch, "world": world}
@@ -164,6 +166,11 @@ def _turns(by_chain: dict[str, list]) -> dict[str, list]:
   return {n: [text.ratio(part, whole, episodes) for part, whole in parts[n]] for n in names}
 
 
+def figures(points: Mapping[str, float]) -> dict[str, float | None]:
+  """Those of `_POINTS`; JSON has no infinity."""
+  return {n: points[n] if math.isfinite(points[n]) else None for n in _POINTS}
+
+
 def _latents(idm: Player, warm_idm, split: Examples, key: jax.Array, shared, episodes) -> dict:
   drawing = {"key": key, "temperature": idm.temperature}
   true = [r.z for r in split.records]
@@ -178,7 +185,7 @@ def _latents(idm: Player, warm_idm, split: Examples, key: jax.Array, shared, epi
     **likelihood.naturalness(
       idm.role, idm.params, warm_idm, split, batch=shared["batch"], **drawing
     ),
-    **{name: points[name] for name in _POINTS},
+    **figures(points),
     "classes": points["classes"],
     "classes_reference": points["classes_reference"],
   }

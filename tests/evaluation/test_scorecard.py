@@ -133,3 +133,9 @@ def test_every_score_is_shown(perfect):
 )
 def test_numbers(value, words):
   assert page.number(value) == words
+
+
+def test_a_figure_that_is_not_finite_is_none():
+  points = dict.fromkeys(scorecard._POINTS, 1.5) | {"effective_actions": float("inf")}
+  found = scorecard.figures(points)
+  assert found.pop("effective_actions") is None and set(found.values()) == {1.5}
