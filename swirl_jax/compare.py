@@ -90,6 +90,9 @@ def compare(config: Mapping[str, Any], workdir: str, parallel: int) -> str:
   """Runs what is left of a comparison and returns its table. Raises ValueError for a config that
   can't be or isn't that of the work directory, RuntimeError where a run fails.
   """
+  import jax
+
+  jax.config.update("jax_platforms", "cpu")  # here; an accelerator is for the runs' processes
   from swirl_jax import comparison, comparison_page, findings, start
   from swirl_jax.files import check_config, write_json_atomic
   from swirl_jax.settings import from_config
