@@ -11,17 +11,21 @@ from absl import app, flags
 from swirl_jax.models import vqgan_files
 
 
+def convert(ckpt: str, out: str) -> None:
+  """Writes the folder and says what is in it; ValueError for what `vqgan_files` refuses."""
+  vq, left_out = vqgan_files.read_checkpoint(ckpt)
+  folder = vqgan_files.save(out, vq)
+  decoder = "with" if vqgan_files.DECODER in vq.params else "without a"
+  print(f"{folder}: {vq.config}, {decoder} decoder; {left_out} tensors of the loss left out.")
+
+
 def main(argv):
-  given = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   try:
-    vq, left_out = vqgan_files.read_checkpoint(given.ckpt)
-    folder = vqgan_files.save(given.out, vq)
+    convert(flags.FLAGS.ckpt, flags.FLAGS.out)
   except ValueError as error:
     raise app.UsageError(str(error)) from None
-  decoder = "with" if "decoder" in vq.params else "without a"
-  print(f"{folder}: {vq.config}, {decoder} decoder; {left_out} tensors of the loss left out.")
 
 
 if __name__ == "__main__":
