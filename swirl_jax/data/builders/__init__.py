@@ -24,6 +24,7 @@ from swirl_jax.data.tokenizers import WordTokenizer
 WORLDS = {  # name → module
   "jsonl": "swirl_jax.data.builders.jsonl",
   "minigrid": "swirl_jax.data.builders.minigrid",
+  "minigrid_pixels": "swirl_jax.data.builders.minigrid_pixels",
 }
 _COLLECTED = "swirl_jax.data.builders.collected"  # makes worlds of these:
 COLLECTED = {  # name → the collector's module
