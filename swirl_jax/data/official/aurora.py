@@ -48,19 +48,20 @@ def read(folder: Path, made: pictures.Made) -> Iterator[Found]:
 
 def _edits(folder: Path, name: str, task: str | None) -> Iterator[Found]:
   """The lines of a file; `task` for one of training's, whose records name none."""
-  after = {}  # output → its episode, and the turn that comes then
+  after = {}  # level and output → episode and split, and the turn that comes then
   for number, where, record in numbered(folder / name, name):
     try:
       if isinstance(record, Unusable):
         raise record
       x, level = take(record, "input", str), task or take(record, "task", str)
       notes, z = _instruction(record)
-      episode, turn = after.get(x, (f"{name}/{number}", 0))
-      line = {"x": folder / x, "z": z, "episode": episode, "turn": turn, "level": level}
-      line["split"] = of_training(f"{level}/{_source(x, record)}") if task else "test"
+      split = of_training(f"{level}/{_source(x, record)}") if task else "test"
+      episode, split, turn = after.get((level, x), (f"{name}/{number}", split, 0))
+      line = {"x": folder / x, "z": z, "episode": episode, "turn": turn, "level": level,
+              "split": split}  # fmt: skip
       if record.get("output") is not None:
         y = take(record, "output", str)
-        after[y] = (episode, turn + 1)
+        after[level, y] = (episode, split, turn + 1)
         line["y"] = folder / y
     except Unusable as error:
       yield Found(where, reason=error.reason, detail=error.detail)

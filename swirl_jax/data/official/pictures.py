@@ -1,17 +1,16 @@
 """Picture files: what their headers say, and those that are made out of other files."""
 
-import contextlib
 import hashlib
 import io
-import os
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 
+from swirl_jax.data import images
 from swirl_jax.data.official.records import Unusable, shown
+from swirl_jax.data.whole_files import replacing
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _ENDING = {"JPEG": "jpg"}  # by Pillow's name of the format; others by the name itself
@@ -31,7 +30,7 @@ def header(path: Path) -> None:
 def _format(source: Path | io.BytesIO) -> str:
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded
-    with Image.open(source) as picture:
+    with Image.open(source, formats=images.FORMATS) as picture:
       return picture.format
 
 
@@ -57,7 +56,8 @@ class Made:
     digest = hashlib.sha256(data).hexdigest()[:32]
     path = self.folder / digest[:2] / f"{digest}.{_ENDING.get(kind, kind.lower())}"
     if not path.exists():
-      with whole(path) as temporary:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      with replacing(path) as temporary:
         temporary.write_bytes(data)
     return path
 
@@ -74,26 +74,10 @@ class Made:
     return self.folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', path.stem)[:60]}-{digest[:16]}"
 
 
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-  """A path to write to; what lies there at the end takes the name `path`, flushed to disk."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    yield temporary
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-      os.fsync(descriptor)
-    finally:
-      os.close(descriptor)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
 def save(picture: Image.Image, path: Path) -> Path:
   """Saves as PNG, unless the file is there."""
   if not path.exists():
-    with whole(path) as temporary:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
       picture.save(temporary, format="PNG")
   return path

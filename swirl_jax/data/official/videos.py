@@ -10,6 +10,7 @@ from PIL import Image
 
 from swirl_jax.data.official import pictures
 from swirl_jax.data.official.records import Unusable
+from swirl_jax.data.whole_files import replacing
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 BEYOND = 1.0  # seconds after a video's last frame that a time may be: rounding, not another video
@@ -19,20 +20,24 @@ def every(video: Path, folder: Path, stride: int) -> list[Path]:
   """Frames 0, stride, 2 stride … of a video as `folder/0000030.png`.
 
   Frames that are there are not written again, and a video that was read whole is not opened.
-  Raises Unusable where it can't be decoded to its end.
+  Raises Unusable where it can't be decoded, and where it ends sooner than its header says.
   """
   record = folder / f"every-{stride}.json"
   if record.exists():
     return [folder / name for name in json.loads(record.read_text())["frames"]]
-  found = []
+  found, frame = [], None
   with _opened(video) as (container, stream):
+    length = _length(container, stream)
     for number, frame in enumerate(container.decode(stream)):
       if number % stride == 0:
         path = folder / f"{number:07d}.png"
         found.append(path if path.exists() else pictures.save(upright(frame), path))
+    end = None if frame is None or frame.time is None else frame.time - _begin(stream)
   if not found:
     raise Unusable("undecodable video", f"{video.name} has no frames")
-  with pictures.whole(record) as temporary:
+  if end is not None and length - end > BEYOND:
+    raise Unusable("cut video", f"{video.name} ends at {end:.2f} s, must last {length:.2f} s")
+  with replacing(record) as temporary:
     temporary.write_text(json.dumps({"frames": [path.name for path in found]}))
   return found
 
@@ -50,7 +55,7 @@ def at(video: Path, folder: Path, seconds: float) -> Path:
 
 
 def _shown(container: Any, stream: Any, seconds: float, name: str) -> Image.Image:
-  begin = float((stream.start_time or 0) * stream.time_base)
+  begin = _begin(stream)
   for origin in (seconds, 0.0):  # an index may lead to a key frame that is too late
     container.seek(round((begin + origin) * 1e6))
     before = None
@@ -69,6 +74,18 @@ def _shown(container: Any, stream: Any, seconds: float, name: str) -> Image.Imag
           raise Unusable("time beyond the video", f"{seconds:g} s of {name}, which ends at {end:g}")
         return upright(before)
   raise Unusable("undecodable video", f"{name} has no frames")
+
+
+def _begin(stream: Any) -> float:
+  """The time of a stream's first frame, in seconds, which isn't always 0."""
+  return float((stream.start_time or 0) * stream.time_base)
+
+
+def _length(container: Any, stream: Any) -> float:
+  """Seconds, as the stream says, or else its container; 0 where neither does."""
+  if stream.duration:
+    return float(stream.duration * stream.time_base)
+  return (container.duration or 0) / 1e6
 
 
 def upright(frame: Any) -> Image.Image:

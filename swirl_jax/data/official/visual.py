@@ -5,14 +5,18 @@ docs/worlds/official.md has the fields of the three files.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from swirl_jax.data import image_codes, tokenized
 from swirl_jax.data.official import pictures
 from swirl_jax.data.official.convert import BY_CHANCE, Collector, spelled
 from swirl_jax.data.official.records import LINES, Found, Unusable, malformed
 from swirl_jax.data.transition_lines import same
+
+_WORD = re.compile(r"\S+")
 
 STATES, ACTIONS = "candidates", "actions"  # which state follows; which actions lead there
 SETS = (STATES, ACTIONS)
@@ -33,6 +37,8 @@ class PictureCollector(Collector):
     self._seen: dict[Path, Unusable | None] = {}
 
   def check(self, to: str, path: Path) -> str:
+    if to == LINES:
+      return tokenized.read_lines(path, name="lines")[0]
     with open(path, "rb") as file:
       return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -60,7 +66,7 @@ class PictureCollector(Collector):
       notes.append("without y")
     if "z" not in line:
       notes.append("without z")
-    if line["x"] == line.get("y"):
+    if same(line["x"]) == same(line.get("y", "")):
       raise Unusable("x = y", "")
 
   def _set(self, to: str, line: dict[str, Any], notes: list[str]) -> None:
@@ -80,21 +86,24 @@ class PictureCollector(Collector):
       raise Unusable("no choice", f"another candidate is the true one: {candidates[truth]}")
 
   def _text(self, text: str, notes: list[str]) -> str:
+    """As `spelled`, and a word that reads as a picture's code gets a space: `< 17>`."""
     text, changed = spelled(text)
-    notes += changed
-    return text
+    apart = _WORD.sub(
+      lambda word: f"< {word[0][1:]}" if image_codes.is_code(word[0]) else word[0], text
+    )
+    notes += changed + ["codes taken apart"] * (apart != text)
+    return apart
 
   def _path(self, path: Path) -> str:
     """The picture as a line names it, or Unusable."""
     if path not in self._seen:
       self._seen[path] = None
       try:
+        if spelled(str(path))[1]:
+          raise Unusable("bad name", f"{str(path)!r} has control characters or special tokens")
         pictures.header(path)
-        str(path).encode("utf-8")
       except Unusable as error:
         self._seen[path] = error
-      except UnicodeEncodeError:
-        self._seen[path] = Unusable("no picture", f"the name {str(path)!r} isn't UTF-8")
     if self._seen[path] is not None:
       raise self._seen[path]
     made = path.is_relative_to(self._made)
