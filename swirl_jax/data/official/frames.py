@@ -1,9 +1,9 @@
 """Unlabelled video: folders of numbered frames, and videos (UCF-101, Kinetics, Moments, VidGen).
 
 Consecutive frames are pairs x and y without z; of the frames, every `stride`-th counts. A folder's
-frames of one name, `motion_0.jpg`, `motion_1.jpg` …, are an episode, and so is a video. Pairs that
-differ by less than `least_difference` are left out: the mean absolute difference of their pixels
-as grey thumbnails, 64 by 64, from 0 to 1.
+frames of one name, `motion_0.jpg`, `motion_1.jpg` …, are an episode, `motion_*`, and so is a
+video. Pairs that differ by less than `least_difference` are left out: the mean absolute difference
+of their pixels as grey thumbnails, 64 by 64, from 0 to 1.
 """
 
 import os
@@ -67,7 +67,7 @@ def _sequences(
       frames[int(found[2])] = place / name
   level = here.parts[0] if here.parts[1:] else "all"
   for prefix, frames in numbered.items():
-    yield (here / prefix).as_posix(), [frames[n] for n in sorted(frames)][::stride], level
+    yield (here / f"{prefix}*").as_posix(), [frames[n] for n in sorted(frames)][::stride], level
   level = here.parts[0] if here.parts else "all"
   for name in moving:
     episode = (here / name).as_posix()

@@ -77,7 +77,7 @@ def _several(folder: Path, where: str, episode: str, record: Mapping[str, Any]) 
     y = _path(folder, take(file, "url", str))
     line = {"x": x, "y": y, "z": z, "episode": episode, "turn": turn, "level": "multi_turn",
             "split": split}  # fmt: skip
-    yield Found(f"{where}, edit {turn + 1}", line)
+    yield Found(f"{where}, edit {turn + 1}", line, shared=True)
     x = y
 
 

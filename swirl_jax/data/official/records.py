@@ -19,7 +19,8 @@ class Found(NamedTuple):
 
   where: file and record. line: as docs/world.md has it, pictures as absolute paths. reason: what is
   counted; detail: what was found. notes: what is to be counted though the line is kept. to: the
-  file it belongs to, `LINES` or, from a benchmark of pictures, one of `visual.SETS`.
+  file it belongs to, `LINES` or, from a benchmark of pictures, one of `visual.SETS`. shared: of
+  pictures, whether the same transition may be in several episodes, each of which needs it.
   """
 
   where: str
@@ -28,6 +29,7 @@ class Found(NamedTuple):
   detail: str = ""
   notes: tuple[str, ...] = ()
   to: str = LINES
+  shared: bool = False
 
 
 class Benchmark(NamedTuple):
@@ -100,7 +102,7 @@ def parse(text: str, name: str) -> Any:
   except Unusable:
     raise
   except json.JSONDecodeError as error:
-    at = f", line {error.lineno}" if "\n" in text.strip() else ""
+    at = f", line {error.lineno}" if "\n" in text.rstrip() else ""
     raise Unusable("malformed", f"{name} isn't JSON ({error.msg}{at})") from None
   except (ValueError, RecursionError) as error:
     raise Unusable("malformed", f"{name} isn't JSON ({error})") from None
@@ -147,17 +149,21 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def numbered(path: Path, name: str) -> Iterator[tuple[int, str, dict[str, Any] | Unusable]]:
-  """The number, place and object of each record; what is none, or a file that can't be read, is
-  given as Unusable.
+  """The number, place and object of each record; what is none, repeats an earlier one, or is a
+  file that can't be read, is given as Unusable.
   """
   try:
     found = rows(path) if path.suffix == ".jsonl" else enumerate(load_list(path), start=1)
   except Unusable as error:
     yield 0, name, error
     return
+  met = {}
   for number, record in found:
     if not isinstance(record, dict | Unusable):
       record = Unusable("malformed", f"the record is {shown(record)}, must be {KINDS[dict]}")
+    elif isinstance(record, dict):
+      first = met.setdefault(hash(json.dumps(record, sort_keys=True)), number)
+      record = record if first == number else Unusable("duplicate", f"it is record {first} again")
     yield number, f"{name}, record {number}", record
 
 

@@ -58,7 +58,8 @@ class PictureCollector(Collector):
     else:
       self._set(found.to, line, notes)
     decisive = ("x", "z", "y", "split" if found.to == LINES else "candidates")
-    self._new((found.to, json.dumps([line.get(name) for name in decisive])))
+    episode = line["episode"] if found.shared else None
+    self._new((found.to, json.dumps([episode, *(line.get(name) for name in decisive)])))
     return line
 
   def _transition(self, line: Mapping[str, Any], notes: list[str]) -> None:

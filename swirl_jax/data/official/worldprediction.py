@@ -93,7 +93,8 @@ def _sample(where: str, source: Source, sample: Any, index_base: int) -> Iterato
   for turn, step in enumerate(seen):
     line = {"z": step.label, "episode": where, "turn": turn, "level": source.dataset,
             "split": "test"}  # fmt: skip
-    yield _with(f"{where}, step {turn + 1}", line, {"x": states[turn], "y": states[turn + 1]})
+    pair = {"x": states[turn], "y": states[turn + 1]}
+    yield _with(f"{where}, step {turn + 1}", line, pair, shared=True)
   try:
     yield from _sets(where, source, sample, index_base, seen, states)
   except Unusable as error:

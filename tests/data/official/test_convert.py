@@ -129,9 +129,11 @@ def test_the_command_prints_what_it_wrote(tmp_path):
   assert counts["format"] == "mind2web" and counts["kept"] == {"by chance": {"all": 2}}
   left = {reason: n["records"] for reason, n in counts["left_out"].items()}
   assert left == {"x = y": 1, "no page after": 1, "malformed": 1}
-  failed = subprocess.run([*module, f"--folder={tmp_path / 'no'}", f"--out={out}"], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
-  assert failed.returncode == 1 and "osunlp/Mind2Web on the Hugging Face hub" in failed.stderr
+  module[-1] = "--format=frames"
+  settings = ["--stride=2", "--least_difference=0.5"]
+  failed = subprocess.run([*module, *settings, f"--folder={tmp_path / 'no'}", f"--out={out}"],
+                          cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+  assert failed.returncode == 1 and "lacks files of unlabelled video" in failed.stderr
 
 
 @pytest.mark.parametrize("name", command.FORMATS)
@@ -144,6 +146,15 @@ def test_absent_files_are_one_clear_error(tmp_path, name):
     benchmark = command.FORMATS[name]
     assert str(folder) in said and benchmark.title in said and benchmark.page in said
     assert "docs/worlds/official.md" in said and "\n" not in said
+
+
+@pytest.mark.parametrize("setting", command.SETTINGS)
+def test_a_setting_of_another_format_is_refused(tmp_path, setting):
+  allowed = {"index_base": "worldprediction"}.get(setting, "frames")
+  with pytest.raises(
+    ValueError, match=f"--{setting}=1 with --format=aurora: allowed with {allowed}"
+  ):
+    command.run("aurora", str(tmp_path), str(tmp_path.parent / "out.jsonl"), **{setting: 1})
 
 
 def test_a_place_to_write_is_asked_for_before_anything_is_read(tmp_path):
