@@ -39,7 +39,7 @@ def tokenize(
   *,
   size: int = 512,
   batch: int = 16,
-  part: int = 4096,
+  part: int = 512,
   workers: int = 0,
   most_refused: float = 0.1,
   versions: Mapping[str, str] | None = None,
