@@ -47,6 +47,8 @@ class PictureCollector(Collector):
     for name in ("z", "episode", "level", "task"):
       if name in line:
         line[name] = self._text(line[name], notes)
+        if name != "z" and not same(line[name]):
+          malformed(name, line[name], "text with a word in it")
     if not same(line.get("z", "-")):
       del line["z"]
     for name in ("x", "y"):
