@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from swirl_jax import metrics, plan, scoring, start, trained
 from swirl_jax.checkpoint import CheckpointError
 from swirl_jax.data import pipeline, transitions
-from swirl_jax.evaluation import one_step, overlap, page, scorecard, text
+from swirl_jax.evaluation import one_step, overlap, page, picture_page, scorecard, text
 from swirl_jax.files import write_json_atomic
 
 MODELS = ("final", "warmup")
@@ -47,13 +47,15 @@ def evaluate(workdir: str, *, split: str, model: str = "final", limit: int | Non
     with jax.set_mesh(run.mesh), metrics.Progress(total, description=f"scoring {split}") as bar:
       found = scorecard.measure(
         *players, params[warm], examples, turns=run.settings.evaluation.turns,
-        batch=min(run.settings.evaluation.batch, len(records)), world=run.world,
+        best_of=run.settings.evaluation.best_of, world=run.world,
+        batch=min(run.settings.evaluation.batch, len(records)),
         key=jax.random.key(run.settings.seed), done=lambda step: bar.update(done=step),
         bert_score=bert_score)  # fmt: skip
     about = _about(run, workdir) | {"split": split, "model": model, "models": names, "limit": limit}
-  predictions = found.pop("predictions")
+  predictions, drawn = found.pop("predictions"), found["pictures"]
   result = about | {"bert_score": bert_score or None, "scores": found}
-  paths = write(result, records, predictions, folder)
+  shown = drawn and picture_page.cases(drawn, examples.records, predictions["fwm"], run.world)
+  paths = write(result, records, predictions, folder, shown or "")
   return f"{page.table(result)}\n\nWritten: {', '.join(map(str, paths))}"
 
 
@@ -127,15 +129,19 @@ def _about(run: trained.TrainedRun, workdir: str) -> dict[str, Any]:
 
 
 def write(
-  result: dict[str, Any], records, predictions: dict[str, list[str]], folder: pathlib.Path
+  result: dict[str, Any],
+  records,
+  predictions: dict[str, list[str]],
+  folder: pathlib.Path,
+  shown: str,
 ) -> list[pathlib.Path]:
-  """The result as JSON and as a page, and each model's predictions as `evaluation.judge` reads
-  them.
+  """The result as JSON and as a page (`shown` is a section of it), and each model's predictions as
+  `evaluation.judge` reads them.
   """
   name = f"evaluation-{result['split']}" + "-warmup" * (result["model"] == "warmup")
   paths = [folder / f"{name}.{kind}" for kind in ("json", "html")]
   write_json_atomic(paths[0], result)
-  paths[1].write_text(page.page(result), encoding="utf-8")
+  paths[1].write_text(page.page(result, shown), encoding="utf-8")
   for model, said in predictions.items():
     paths.append(folder / f"{name}-{model}.jsonl")
     with open(paths[-1], "w", encoding="utf-8") as file:

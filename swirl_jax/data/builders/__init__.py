@@ -14,7 +14,7 @@ import importlib
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,9 @@ class World:
     action_len then count its tokens. None: one token a word.
   codes: the token ids (start, stop) of an image's codes; every state then is exactly `state_len` of
     them, and an action holds none. None: a state is text.
+  pictures: where a state is an image's codes, states as texts of codes → what they decode to, uint8
+    [N, height, width, 3], all of one size and as the decoder gives them: nothing enlarged or
+    outlined.
   """
 
   name: str
@@ -64,6 +67,7 @@ class World:
   source: str = ""
   reader: Any = None
   codes: tuple[int, int] | None = None
+  pictures: Callable[[Sequence[str]], np.ndarray] | None = None
 
   @functools.cached_property
   def tokenizer(self) -> Any:
