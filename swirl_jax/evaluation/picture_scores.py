@@ -1,8 +1,8 @@
 """The picture scores of a world of images: predictions decoded, and compared with the truth.
 
 A state is a text of codes (`World.codes`), and `World.pictures` decodes it. What compares pictures
-is a `Measure`; `PIXELS` needs nothing but the pictures, `lpips.measure` and `clip.measure` need
-weights.
+is a `pictures.Measure`: `PIXELS` needs nothing but the pictures, `lpips.measure` and `clip.measure`
+need weights.
 """
 
 import functools
@@ -10,43 +10,16 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from swirl_jax import metrics
 from swirl_jax.data.transitions import Record
 from swirl_jax.evaluation import pictures, text
+from swirl_jax.evaluation.pictures import PIXELS, Measure
 
 BATCH = 8  # pictures that are decoded and compared at once
 CASES = ("best", "median", "worst")
 EACH = 3  # cases of each
-
-
-class Measure(NamedTuple):
-  """A way to compare pictures.
-
-  names: its scores. features: uint8 [B, H, W, 3] → whatever it needs of a picture. scores:
-  (records, features of x, of the prediction, of the truth) → {name: float [B]}, NaN where a score
-  isn't defined.
-  """
-
-  names: tuple[str, ...]
-  features: Callable[[np.ndarray], Any]
-  scores: Callable[[Sequence[Record], Any, Any, Any], Mapping[str, np.ndarray]]
-
-
-@jax.jit
-def _pixels(prediction, truth):
-  decibels = pictures.capped(pictures.psnr(prediction, truth))
-  return {"psnr": decibels, "ssim": pictures.ssim(prediction, truth)}
-
-
-PIXELS = Measure(
-  ("psnr", "ssim"),
-  lambda found: jnp.float32(found) / 255,
-  lambda records, x, prediction, truth: _pixels(prediction, truth),
-)
 
 
 def compare(

@@ -1,11 +1,17 @@
 """How alike two pictures are, pixel by pixel: PSNR and SSIM. Pure functions, jittable.
 
-N pairs of pictures, float32 [N, H, W, 3] in [0, 1] → float32 [N]. ValueError for other shapes.
+N pairs of pictures, float32 [N, H, W, 3] in [0, 1] → float32 [N]. ValueError for other shapes. And
+`Measure`, what these and other ways of comparing pictures are to a scorecard.
 """
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from swirl_jax.data.transitions import Record
 
 # dB. Equal pictures have no finite PSNR, and a mean over pictures needs one: larger ones count as
 # this much. A picture that is wrong by one of 255 levels everywhere has 48.1 dB.
@@ -73,3 +79,29 @@ def _blurred(a: jax.Array) -> jax.Array:
 def _check(name: str, a: jax.Array, b: jax.Array) -> None:
   if a.ndim != 4 or a.shape[-1] != 3 or a.shape != b.shape:
     raise ValueError(f"{name}: shapes {a.shape} and {b.shape}; allowed is [N, H, W, 3], twice")
+
+
+class Measure(NamedTuple):
+  """A way to compare pictures.
+
+  names: its scores. features: uint8 [B, H, W, 3] → whatever it needs of a picture. scores:
+  (records, features of x, of the prediction, of the truth) → {name: float [B]}, NaN where a score
+  isn't defined.
+  """
+
+  names: tuple[str, ...]
+  features: Callable[[np.ndarray], Any]
+  scores: Callable[[Sequence[Record], Any, Any, Any], Mapping[str, np.ndarray]]
+
+
+@jax.jit
+def _pixels(prediction, truth):
+  decibels = capped(psnr(prediction, truth))
+  return {"psnr": decibels, "ssim": ssim(prediction, truth)}
+
+
+PIXELS = Measure(
+  ("psnr", "ssim"),
+  lambda found: jnp.float32(found) / 255,
+  lambda records, x, prediction, truth: _pixels(prediction, truth),
+)

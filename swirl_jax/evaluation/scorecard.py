@@ -24,6 +24,7 @@ from swirl_jax.evaluation import (
   text,
 )
 from swirl_jax.evaluation.one_step import Examples
+from swirl_jax.evaluation.pictures import Measure
 from swirl_jax.roles import TransformerRole
 
 # As the progress bar counts.
@@ -44,7 +45,7 @@ class Player(NamedTuple):
 
 def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, best_of, batch, world,
             key, done, bert_score: str = "",
-            measures: Sequence[picture_scores.Measure] = ()) -> dict[str, Any]:  # fmt: skip
+            measures: Sequence[Measure] = ()) -> dict[str, Any]:  # fmt: skip
   """All scores of an FWM and an IDM on a split whose records have actions.
 
   warm_idm: the parameters that say how natural an action is. turns: the length of a rollout.

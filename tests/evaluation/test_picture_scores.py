@@ -117,7 +117,7 @@ def test_turns_beside_the_first_picture(spoilt):
 
 def test_batches_change_nothing(monkeypatch):
   x, said = [r.x for r in iw.RECORDS], [spoiled(r) for r in iw.RECORDS]
-  arguments = (iw.WORLD, [picture_scores.PIXELS], iw.RECORDS, x, {"fwm": said, "x": x})
+  arguments = (iw.WORLD, [pictures.PIXELS], iw.RECORDS, x, {"fwm": said, "x": x})
   found = picture_scores.compare(*arguments)
   monkeypatch.setattr(picture_scores, "BATCH", 4)
   again = picture_scores.compare(*arguments)
