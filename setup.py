@@ -61,8 +61,10 @@ setuptools.setup(
     # The pages decide what is collected; Chromium and chromedriver are the system's (docs/worlds).
     "miniwob": ["miniwob==1.1.0", "selenium>=4.30"],
     "scienceworld": ["scienceworld==1.2.3"],  # and Java: docs/worlds/scienceworld.md
+    "visual": ["onnxruntime>=1.20"],  # CLIP, in evaluations of worlds of images
     "test": [
       "hypothesis>=6.100",
+      "onnx>=1.17",
       "pytest>=8.0",
       "pytest-xdist>=3.6",
       "ruff>=0.12",
