@@ -55,6 +55,14 @@ INVERSE = {
   "logp_token": "log q per token",
   "logp_sequence": "log q per action",
 }
+CHOICES = {"states": "FWM, choice of a state", "actions": "FWM and IDM, choice of actions"}
+CHOSEN = {
+  "fwm": "by log P of y",
+  "fwm_mean": "by log P of the state per token",
+  "fwm_sum": "by log P of the state",
+  "idm_mean": "by log Q of the action per token",
+  "idm_sum": "by log Q of the action",
+}
 KINDS = {
   "unchanged": "x itself",
   "level": "a y of another episode",
@@ -98,7 +106,7 @@ def _scale(name: str) -> float | None:
 def rows(card: Mapping[str, Any]) -> list[tuple[str, list[tuple]]]:
   """[(heading, [(title, score or number, its scale or None, the same of repeating x or None)])]."""
   drawn, titles = card["pictures"], FORWARD
-  if drawn is not None:
+  if card["places"] == "patches":
     titles = FORWARD | PATCHES
   told = [
     (f"{title}, {name} per token" if name == "mean" else f"{title}, {name}", kind[name], 1.0, None)
@@ -111,6 +119,7 @@ def rows(card: Mapping[str, Any]) -> list[tuple[str, list[tuple]]]:
     *([] if drawn is None else _pictures(drawn)),
     ("FWM, DiscEdit: the truth is likelier than …", told),
     ("FWM, verified by the IDM", _verified(card, titles)),
+    *_chosen(card["candidates"] or {}),
     ("IDM, one step", _named(INVERSE, card["idm"])),
     ("Latent actions", [(t, card["latents"][k], 1.0 if k == "known" else None, None)
                         for k, t in LATENTS.items()]),
@@ -132,6 +141,16 @@ def _pictures(drawn: Mapping[str, Any]) -> list[tuple[str, list[tuple]]]:
     mine, kept = ({k: turns[k + end][t] for k in PICTURES if k in turns} for end in ("", "_kept"))
     found.append((f"FWM, pictures at turn {t + 1}", _named(PICTURES, mine, kept)))
   return found
+
+
+def _chosen(found: Mapping[str, Any]) -> list[tuple[str, list[tuple]]]:
+  """Choices among candidates, overall and by task."""
+  told = []
+  for kind, parts in found.items():
+    for task, part in {"": parts["all"], **parts["by_task"]}.items():
+      heading = f"{CHOICES[kind]}{f', {task}' * bool(task)}: {part['count']}, chance "
+      told.append((heading + number(part["chance"]), _named(CHOSEN, part["scores"])))
+  return told
 
 
 def _verified(card: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple]:
@@ -158,7 +177,7 @@ def table(result: Mapping[str, Any]) -> str:
       more = "" if same is None else f" {number(same['value']):>11}"
       lines.append(f"  {title:<46} {value:>9}  {interval:<20}{more}".rstrip())
     lines.append("")
-  turns, place = card["turns"], "words" if card["pictures"] is None else "patches"
+  turns, place = card["turns"], card["places"]
   if turns["exact"]:
     lines.append(f"{'FWM, turn by turn':<18} {'exact':>7}  {'95% interval':<16} {place:>7}  "
                  f"{'95% interval':<16} {'kept x':>7}")  # fmt: skip
@@ -202,12 +221,11 @@ def _about(result: Mapping[str, Any]) -> str:
 def page(result: Mapping[str, Any], shown: str = "") -> str:
   """The same with charts, without scripts or network; shown: a section more, as HTML."""
   card = result["scores"]
-  drawn = card["pictures"]
-  place = "words" if drawn is None else "patches"
+  place = card["places"]
   how = (
     "New, kept and gone words are found by aligning y with x; changed and unchanged places by "
     "position. Overlap is out of 100."
-    if drawn is None
+    if place == "words"
     else "A patch is right where its code is."
   )
   notes = {

@@ -55,6 +55,15 @@ def compare(
   return found
 
 
+def check(world, measures: Sequence[Measure], record: Record) -> None:
+  """Compares one record's pictures, so that what can't be is said before hours of work."""
+  shown = decoded(world, {record.x, record.y})
+  before, after = ([state] * BATCH for state in (record.x, record.y))
+  for m in [PIXELS, *measures]:
+    x, y = (m.features(shown(texts)) for texts in (before, after))
+    m.scores([record] * BATCH, x, x, y)
+
+
 def decoded(world, states: Iterable[str]) -> Callable[[Sequence[str]], np.ndarray]:
   """Texts of the given states → their pictures, uint8 [B, H, W, 3]; `BATCH` are decoded at once."""
   states, parts = sorted(states), []

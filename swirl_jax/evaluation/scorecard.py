@@ -16,6 +16,7 @@ from swirl_jax.data import transitions
 from swirl_jax.data.transitions import Record
 from swirl_jax.evaluation import (
   alignment,
+  candidates,
   likelihood,
   multi_turn,
   one_step,
@@ -28,7 +29,7 @@ from swirl_jax.evaluation.pictures import Measure
 from swirl_jax.roles import TransformerRole
 
 # As the progress bar counts.
-STEPS = ("fwm", "discedit", "verification", "turns", "idm", "latents", "states")
+STEPS = ("fwm", "discedit", "verification", "turns", "idm", "latents", "candidates", "states")
 # Scores of texts that repeating x has too.
 COMPARED = ("new_words", "kept_words", "gone_words", *overlap.NAMES)
 _POINTS = ("unique", "unique_reference", "phrases", "meanings", "logp_token", "effective_actions",
@@ -45,23 +46,26 @@ class Player(NamedTuple):
 
 def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, best_of, batch, world,
             key, done, bert_score: str = "",
-            measures: Sequence[Measure] = ()) -> dict[str, Any]:  # fmt: skip
+            measures: Sequence[Measure] = (),
+            asked: Mapping[str, candidates.Asked] | None = None) -> dict[str, Any]:  # fmt: skip
   """All scores of an FWM and an IDM on a split whose records have actions.
 
   warm_idm: the parameters that say how natural an action is. turns: the length of a rollout.
   best_of: the most samples that the IDM picks from. done: called with each of `STEPS` once it is
-  over. bert_score: the folder of an encoder, or "". measures: what compares pictures, in a world of
-  images.
+  over. bert_score: the folder of an encoder, or "". measures: what compares pictures beside their
+  pixels, in a world of images. asked: questions of candidates.
 
+    places        what a state consists of: "words", or "patches" where it is an image's codes
     counts        {"transitions", "episodes", "levels", "chains"}
     fwm, idm      {score: estimate}; of words and overlap too where a state is text
     repeating_x   {score: estimate}, were x the prediction: unchanged_accuracy, and where a state is
                   text those of `COMPARED`
-    pictures      as `picture_scores.measure` has it; None where a state is text
+    pictures      as `picture_scores.measure` has it; None where the world has no pictures
     discedit      as `likelihood.discedit` has it
     verification  {"picks": {n: {score: estimate}}, "single", "pass": estimate}: what the IDM picks
                   of n samples; single, the mean over samples; pass, one of all is right
     turns         {score: [estimate by turn]}
+    candidates    as `candidates.measure` has it; None where nothing was asked
     by_level, by_action   {name: {"count", "episodes", "exact", "match": estimate}}
     latents       {score: estimate}, and the figures of `one_step.latents` that have no interval:
                   None where they aren't finite (an untrained IDM's effective actions)
@@ -89,7 +93,12 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, best_
   done("idm")
   latents = _latents(idm, warm_idm, split, ways["latents"], shared, episodes)
   done("latents")
+  chosen = None
+  if asked:
+    chosen = candidates.measure(asked, fwm[:2], idm[:2], batch=batch)
+  done("candidates")
   measured = {
+    "places": "patches" if world.codes else "words",
     "counts": _counts(split.records) | {"chains": len(chains)},
     "fwm": _fwm(rows, episodes),
     "repeating_x": _repeating(split, episodes),
@@ -97,6 +106,7 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, best_
     "discedit": discedit,
     "verification": _verification(picked, episodes),
     "turns": _turns(rolled["by_chain"]),
+    "candidates": chosen,
     "idm": _idm(inverse, split, episodes),
     "by_level": _by([r.level for r in split.records], forward, inverse, episodes),
     "by_action": _by([r.action for r in split.records], forward, inverse, episodes),
@@ -106,11 +116,11 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, best_
       "idm": inverse["examples"]["prediction"],
     },
   }
-  if world.codes:
+  if world.codes and world.pictures:
     measured["pictures"] = picture_scores.measure(
       world, measures, split.records, forward, picked, chains, rolled["chains"]
     )
-  else:
+  if not world.codes:
     measured["fwm"] |= _texts(split, forward["examples"]["prediction"], bert_score)
     same = _texts(split, [r.x for r in split.records])
     measured["repeating_x"] |= {name: same[name] for name in COMPARED}

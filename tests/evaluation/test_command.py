@@ -133,7 +133,9 @@ REFUSED = [
   ({"limit": 0}, "limit 0 of split 'test': must be from 1 to its 6 records"),
   ({"limit": 7}, "limit 7 of split 'test': must be from 1 to its 6 records"),
   ({"model": "best"}, "model = 'best': allowed are final, warmup"),
-  ({"bert_score": "nowhere"}, "'nowhere': no config.json there"),
+  ({"extras": command.Extras(bert_score="nowhere")}, "'nowhere': no config.json there"),
+  ({"extras": command.Extras(candidates="nowhere")}, "candidates = 'nowhere': .*No such file"),
+  ({"extras": command.Extras(lpips="w")}, "lpips = 'w': the world 'jsonl' has no pictures: its st"),
 ]
 
 

@@ -238,10 +238,10 @@ def test_multi_turn_without_chains_or_with_ragged_ones(split):
 
 def test_states_are_cut_or_padded_to_go_on():
   long = Segment(np.array([[1, 2, 3, 4]]), np.array([[True, True, True, True]]))
-  assert multi_turn._fit(long, 3).tokens.tolist() == [[1, 2, 3]]
+  assert multi_turn.fit(long, 3).tokens.tolist() == [[1, 2, 3]]
   short = Segment(np.array([[1, 2]]), np.array([[True, False]]))
-  assert multi_turn._fit(short, 3).tokens.tolist() == [[1, 0, 0]]
-  assert multi_turn._fit(short, 3).mask.tolist() == [[True, False, False]]
+  assert multi_turn.fit(short, 3).tokens.tolist() == [[1, 0, 0]]
+  assert multi_turn.fit(short, 3).mask.tolist() == [[True, False, False]]
 
 
 # -- with transformers -----------------------------------------------------------------------------

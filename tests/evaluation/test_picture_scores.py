@@ -10,7 +10,15 @@ import pytest
 
 from swirl_jax import sharding
 from swirl_jax.data import transitions
-from swirl_jax.evaluation import one_step, page, picture_page, picture_scores, pictures, scorecard
+from swirl_jax.evaluation import (
+  candidates,
+  one_step,
+  page,
+  picture_page,
+  picture_scores,
+  pictures,
+  scorecard,
+)
 
 ONE = {"value": 1.0, "low": 1.0, "high": 1.0}
 CAP = pictures.PSNR_CAP
@@ -22,12 +30,12 @@ def mesh():
     yield
 
 
-def measure(**fwm):
+def measure(measures=(), world=iw.WORLD, asked=None, **fwm):
   split = one_step.examples(iw.RECORDS, iw.WORLD.tokenizer, iw.LENGTHS)
   players = scorecard.Player(iw.FWM, iw.PERFECT | fwm, 1.0), scorecard.Player(
     iw.IDM, iw.PERFECT, 1.0)  # fmt: skip
   return scorecard.measure(*players, iw.PERFECT, split, turns=2, best_of=4, done=lambda step: None,
-                           **iw.KEY)  # fmt: skip
+                           measures=measures, asked=asked, **iw.KEY | {"world": world})  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +62,7 @@ def spoiled(record):
 
 def test_a_perfect_player(perfect):
   found = perfect["pictures"]
-  assert found["truth"] == "decoded" and found["psnr_cap"] == CAP
+  assert perfect["places"] == "patches" and found["truth"] == "decoded" and found["psnr_cap"] == CAP
   assert found["fwm"]["psnr"]["value"] == CAP and found["fwm"]["ssim"]["value"] == pytest.approx(1)
   assert perfect["fwm"]["changed_accuracy"] == perfect["fwm"]["unchanged_accuracy"] == ONE
   assert not {"new_words", "bleu"} & {*perfect["fwm"], *perfect["repeating_x"]}
@@ -134,6 +142,35 @@ def test_a_score_that_isnt_defined_is_left_out():
   assert picture_scores.estimates({"a": np.full(4, np.nan)}, "abab")["a"]["value"] is None
 
 
+def test_what_cant_be_compared_is_said_at_once():
+  picture_scores.check(iw.WORLD, [], iw.RECORDS[0])
+  small = iw.dataclasses.replace(iw.WORLD, pictures=lambda states: iw.pictures(states)[:, :8])
+  with pytest.raises(ValueError, match="ssim: pictures of 8 × 12 pixels; allowed are 11 × 11"):
+    picture_scores.check(small, [], iw.RECORDS[0])
+
+
+def test_further_measures_are_scored_and_shown():
+  """One that is the red of the picture's corner: of the prediction, less that of the truth."""
+  corner = pictures.Measure(
+    ("lpips",), lambda shown: shown[:, 0, 0, 0].astype(float),
+    lambda records, x, prediction, truth: {"lpips": prediction - truth})  # fmt: skip
+  found = measure(place=0, measures=[corner])["pictures"]
+  expected = [-float(iw.GREYS[int(r.y[1])]) for r in iw.RECORDS]
+  assert found["fwm"]["lpips"]["value"] == pytest.approx(np.mean(expected))
+  same = [float(iw.GREYS[int(r.x[1])]) - float(iw.GREYS[int(r.y[1])]) for r in iw.RECORDS]
+  assert found["repeating_x"]["lpips"]["value"] == pytest.approx(np.mean(same))
+  assert "lpips" in found["verification"]["4"] and "lpips" not in found["turns"]
+
+
+def test_a_world_whose_codes_cant_be_drawn():
+  card = measure(world=iw.dataclasses.replace(iw.WORLD, pictures=None))
+  assert card["places"] == "patches" and card["pictures"] is None
+  assert "bleu" not in card["fwm"]
+  result = {"world": "greys", "split": "test", "model": "final",
+            "models": {"y": "fwm", "z": "idm"}, "scores": card}  # fmt: skip
+  assert "changed patches right" in page.table(result) and "PSNR" not in page.page(result)
+
+
 def test_cases_are_ranked_by_psnr():
   found = picture_scores.cases(np.arange(20.0)[::-1])
   assert [one["row"] for one in found["best"]] == [0, 1, 2]
@@ -143,6 +180,18 @@ def test_cases_are_ranked_by_psnr():
   assert {case: [one["row"] for one in rows] for case, rows in few.items()} == {
     "best": [0], "median": [2], "worst": [1]}  # fmt: skip
   assert picture_scores.cases(np.array([1.0])) == {"best": [], "median": [], "worst": []}
+
+
+def test_candidates_are_part_of_the_card():
+  r = iw.RECORDS[0]
+  questions = [candidates.Question(r.x, r.z, "", (r.x, r.y, iw.RECORDS[2].y), 1, "task", "e")]
+  asked = candidates.ask(questions, iw.WORLD.tokenizer, iw.LENGTHS)
+  card = measure(asked=asked)
+  assert card["candidates"]["states"]["all"]["scores"]["fwm_sum"] == ONE
+  result = {"world": "greys", "split": "test", "model": "final",
+            "models": {"y": "fwm", "z": "idm"}, "scores": card}  # fmt: skip
+  for words in (page.table(result), page.page(result)):
+    assert "FWM, choice of a state, task: 1, chance 0.333" in words
 
 
 def test_table_and_page(perfect, spoilt):
