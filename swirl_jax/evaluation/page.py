@@ -135,7 +135,7 @@ def _pictures(drawn: Mapping[str, Any]) -> list[tuple[str, list[tuple]]]:
   found = [("FWM, pictures", _named(PICTURES, drawn["fwm"], drawn["repeating_x"]))]
   for name, level in drawn["by_level"].items():
     heading = f"FWM, pictures of {name}: {level['count']}"
-    found.append((heading, _named(PATCHES | PICTURES, level["scores"])))
+    found.append((heading, _named(PATCHES | PICTURES, level["scores"], level["repeating_x"])))
   turns = drawn["turns"]
   for t in range(len(turns["psnr"])):
     mine, kept = ({k: turns[k + end][t] for k in PICTURES if k in turns} for end in ("", "_kept"))

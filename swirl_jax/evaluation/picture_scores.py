@@ -110,8 +110,8 @@ def measure(
     truth         what the truth is: "decoded", the picture of the true codes
     psnr_cap      in dB; see `pictures.PSNR_CAP`
     fwm, repeating_x          {score: estimate}
-    by_level      {level: {"count", "episodes", "scores": {score: estimate}}}, with the accuracy on
-                  changed and on unchanged patches
+    by_level      {level: {"count", "episodes", "scores", "repeating_x": {score: estimate}}}, scores
+                  with the accuracy on changed and on unchanged patches
     verification  {n: {score: estimate}}
     turns         {score: [estimate by turn]} of `PIXELS`; score_kept: of x_0 kept for ever
     cases         {case: [{"row", "psnr"}]}, see `cases`
@@ -129,14 +129,16 @@ def measure(
     "psnr_cap": pictures.PSNR_CAP,
     "fwm": estimates(found["fwm"], episodes),
     "repeating_x": estimates(found["repeating_x"], episodes),
-    "by_level": _by_level(fwm, records),
+    "by_level": _by_level(fwm, scored(found["repeating_x"]), records),
     "verification": {n: estimates(found[n], episodes) for n in picks},
     "turns": _turns(world, records, chains, rolled),
     "cases": cases(found["fwm"]["psnr"]),
   }
 
 
-def _by_level(fwm: Mapping[str, Scored], records: Sequence[Record]) -> dict[str, Any]:
+def _by_level(
+  fwm: Mapping[str, Scored], same: Mapping[str, Scored], records: Sequence[Record]
+) -> dict[str, Any]:
   episodes, found = [r.episode for r in records], {}
   for level in sorted({r.level for r in records}):
     mine = np.array([r.level == level for r in records])
@@ -144,6 +146,7 @@ def _by_level(fwm: Mapping[str, Scored], records: Sequence[Record]) -> dict[str,
       "count": int(mine.sum()),
       "episodes": len({r.episode for r in records if r.level == level}),
       "scores": {name: s.of(mine, episodes) for name, s in fwm.items()},
+      "repeating_x": {name: s.of(mine, episodes) for name, s in same.items()},
     }
   return found
 

@@ -99,6 +99,8 @@ def test_a_player_that_spoils_a_patch(spoilt):
     assert (one["count"], one["episodes"]) == (len(rows), len(rows) // 2)
     expected = np.mean([by_hand[i] for i in rows])
     assert one["scores"]["psnr"]["value"] == pytest.approx(expected, abs=1e-3)
+    same = np.mean([decibels(iw.RECORDS[i].x, iw.RECORDS[i].y) for i in rows])
+    assert one["repeating_x"]["psnr"]["value"] == pytest.approx(same, abs=1e-3)
     assert set(one["scores"]) == {"psnr", "ssim", "changed_accuracy", "unchanged_accuracy"}
 
 
