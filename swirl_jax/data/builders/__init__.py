@@ -13,7 +13,7 @@ import importlib
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,9 @@ class World:
   codes: the token ids (start, stop) of an image's codes; every state then is exactly `state_len` of
     them, and an action holds none. None: a state is text.
   vq: the digest of the VQ model whose codes those are, where data and model may lie apart.
+  pictures: where a state is an image's codes, states as texts of codes → what they decode to, uint8
+    [N, height, width, 3], all of one size and as the decoder gives them: nothing enlarged or
+    outlined.
   """
 
   name: str
@@ -69,6 +72,7 @@ class World:
   reader: Any = None
   codes: tuple[int, int] | None = None
   vq: str = ""
+  pictures: Callable[[Sequence[str]], np.ndarray] | None = None
 
   @functools.cached_property
   def tokenizer(self) -> Any:
