@@ -46,7 +46,6 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   e, data = run.settings.evaluation, run.data
   warm, now = warm_models(run.plan), final_models(run.plan)
   fwm, idm = drawing(run, "y"), drawing(run, "z")
-  common = {k: v for k, v in _common(run, "y").items() if k != "world"}
   rows = []
   for split in [name for name in ("validation", "test") if name in data.examples]:
     found = one_step.best_of(
@@ -57,7 +56,7 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
       data.examples[split],
       n=e.best_of,
       key=rng.stream(run.root, "evaluation", "best_of", split),
-      **common,
+      **_common(run, "y"),
     )
     rows.append(_final_row("warmup", "best_of", split, found["metrics"], found["by_episode"]))
 

@@ -7,23 +7,26 @@ in array_record. `swirl_jax/data/builders/minigrid.py` is an example. An environ
 by worker processes is a collector (`data/collection.py`), and one line in `COLLECTED`.
 """
 
-import contextlib
 import dataclasses
 import functools
 import importlib
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from swirl_jax.data.codec import Codec
 from swirl_jax.data.tokenizers import WordTokenizer
+from swirl_jax.data.whole_files import locked
 
 WORLDS = {  # name → module
+  "images": "swirl_jax.data.builders.images",
   "jsonl": "swirl_jax.data.builders.jsonl",
   "minigrid": "swirl_jax.data.builders.minigrid",
+  "minigrid_pixels": "swirl_jax.data.builders.minigrid_pixels",
 }
 _COLLECTED = "swirl_jax.data.builders.collected"  # makes worlds of these:
 COLLECTED = {  # name → the collector's module
@@ -50,6 +53,12 @@ class World:
   source: the SHA-256 of the file that the world was made from, where it was made from one.
   reader: a tokenizer of subwords, trained on the world's text or a language model's; state_len and
     action_len then count its tokens. None: one token a word.
+  codes: the token ids (start, stop) of an image's codes; every state then is exactly `state_len` of
+    them, and an action holds none. None: a state is text.
+  vq: the digest of the VQ model whose codes those are, where data and model may lie apart.
+  pictures: where a state is an image's codes, states as texts of codes → what they decode to, uint8
+    [N, height, width, 3], all of one size and as the decoder gives them: nothing enlarged or
+    outlined.
   """
 
   name: str
@@ -61,6 +70,9 @@ class World:
   render: Callable[..., np.ndarray] | None
   source: str = ""
   reader: Any = None
+  codes: tuple[int, int] | None = None
+  vq: str = ""
+  pictures: Callable[[Sequence[str]], np.ndarray] | None = None
 
   @functools.cached_property
   def tokenizer(self) -> Any:
@@ -95,8 +107,7 @@ def _collect(builder, folder: pathlib.Path) -> None:
   """Prepares under a lock; tfds writes beside `folder` and renames when whole."""
   import tensorflow_datasets as tfds
 
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with _locked(folder.parent / ".lock"):
+  with locked(folder.parent / ".lock"):
     if folder.exists():  # another process was first
       return
     for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
@@ -108,27 +119,19 @@ def _collect(builder, folder: pathlib.Path) -> None:
     )
 
 
-@contextlib.contextmanager
-def _locked(path: pathlib.Path):
-  """Holds an exclusive lock on a file; the system releases it when the process dies."""
-  import fcntl
-
-  with open(path, "w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield
-
-
 def get(
   name: str,
   settings: Mapping[str, Any] | None = None,
   data_dir: str | None = None,
   *,
   workers: int | None = None,
+  codec: Codec | None = None,
 ) -> World:
   """The world called `name` under settings, the others at their defaults. `data_dir`: where its
   data lies or will lie, for a world whose vocabulary is that of its data; one that is `COLLECTED`
-  is collected there if it wasn't, by `workers` processes (None: one a core). Raises ValueError for
-  settings that it hasn't, and for values that can't be.
+  is collected there if it wasn't, by `workers` processes (None: one a core). `codec`: the tokenizer
+  of a world of pictures, one with a setting `vq`, which names its folder (`swirl_jax/codecs.py`).
+  Raises ValueError for settings that it hasn't, and for values that can't be.
   """
   names = sorted({*WORLDS, *COLLECTED})
   if name not in names:
@@ -140,6 +143,8 @@ def get(
   else:
     module = importlib.import_module(WORLDS[name])
     defaults, make = module.DEFAULTS, module.world
+    if "vq" in defaults:
+      make = functools.partial(make, codec=codec)
   settings = settings or {}
   for key in settings:
     if key not in defaults:
