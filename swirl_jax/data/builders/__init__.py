@@ -9,7 +9,6 @@ trained on (`minigrid_pixels.py`). An environment that is played by worker proce
 (`data/collection.py`), and one line in `COLLECTED`.
 """
 
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -23,6 +22,7 @@ import numpy as np
 
 from swirl_jax.data.codec import Codec
 from swirl_jax.data.tokenizers import WordTokenizer
+from swirl_jax.data.whole_files import locked
 
 WORLDS = {  # name → module
   "jsonl": "swirl_jax.data.builders.jsonl",
@@ -109,8 +109,7 @@ def _collect(builder, folder: pathlib.Path) -> None:
   """Prepares under a lock; tfds writes beside `folder` and renames when whole."""
   import tensorflow_datasets as tfds
 
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with _locked(folder.parent / ".lock"):
+  with locked(folder.parent / ".lock"):
     if folder.exists():  # another process was first
       return
     for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
@@ -120,16 +119,6 @@ def _collect(builder, folder: pathlib.Path) -> None:
       file_format="array_record",
       download_config=tfds.download.DownloadConfig(try_download_gcs=False),
     )
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path):
-  """Holds an exclusive lock on a file; the system releases it when the process dies."""
-  import fcntl
-
-  with open(path, "w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield
 
 
 def get(
