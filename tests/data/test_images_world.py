@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swirl_jax import codecs, inputs, programs, start, tokenize_images, train
+from swirl_jax import inputs, programs, start, tokenize_images, train
 from swirl_jax.data import builders, fast_tokenizers, tokenize_job, tokenized
 from swirl_jax.data.codec import Codec
 from swirl_jax.data.image_codes import text_codes
@@ -64,7 +64,7 @@ def tokenise(folder, lines, codec=FAKE, **settings):
 def world(folder, codec=FAKE, data_dir="data", **settings):
   settings = {"path": str(folder / "codes"), **settings}
   where = None if data_dir is None else str(folder / data_dir)
-  return builders.get("images", settings, where, codec=codec)
+  return builders.get("images", settings, where, codecs=lambda *_: codec)
 
 
 def prepared(folder, own):
@@ -268,16 +268,15 @@ def test_pictures_become_a_run(tmp_path, capsys):
 
 def test_a_codec_of_a_folder(tmp_path):
   folder = vq_folder(tmp_path / "vq")
-  codec = codecs.of_world({"name": "images", "vq": folder})
+  codec = start.codec_of_world({"vq": folder}, None, None)
   assert (codec.size, codec.factor) == (32, 4) and codec.digest == vqgan_files.digest(folder)
   pictures = np.random.default_rng(0).integers(0, 256, size=(2, 8, 12, 3), dtype=np.uint8)
   codes = codec.encode(pictures)
   assert codes.shape == (2, 2, 3) and codes.dtype == np.int32 and isinstance(codes, np.ndarray)
   assert codec.decode(codes).shape == pictures.shape and codec.decode(codes).dtype == np.uint8
-  assert codecs.of_world({"name": "images", "vq": ""}) is None
-  assert codecs.of_world({"name": "jsonl"}) is None
+  assert start.codec_of_world({"vq": ""}, None, None) is None
   with pytest.raises(ValueError, match="config.world.vq = 3: allowed is the folder of a VQ model"):
-    codecs.of_world({"vq": 3})
+    start.codec_of_world({"vq": 3}, None, None)
 
 
 def test_a_kill_does_not_show_in_the_world(tmp_path):
