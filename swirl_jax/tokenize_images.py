@@ -53,7 +53,7 @@ def define_flags() -> None:
   flags.DEFINE_string("vq", None, "The VQ model's folder.")
   flags.DEFINE_string("out", None, "The folder of codes: a new one, or one that was begun.")
   flags.DEFINE_integer("size", 512, "Pixels a side of a prepared picture.", 1)
-  flags.DEFINE_integer("batch", 16, "Pictures that are encoded at once.", 1)
+  flags.DEFINE_integer("batch", 8, "Pictures that are encoded at once.", 1)
   flags.DEFINE_integer("part", 512, "Pictures a part: what a kill costs at most.", 1)
   flags.DEFINE_integer("workers", None, "Processes that read; none given: one a core.", 0)
   flags.DEFINE_float("most_refused", 0.1, "The share of the pictures that may be refused.", 0, 1)
