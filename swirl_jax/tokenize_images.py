@@ -25,7 +25,7 @@ def main(argv):
   workers = len(os.sched_getaffinity(0)) if f.workers is None else f.workers
   try:
     summary = tokenize_job.tokenize(
-      f.lines, f.out, codecs.open_codec(f.vq), size=f.size, batch=f.batch, part=f.part,
+      f.lines, f.out, codecs.open_codec(f.vq, draws=False), size=f.size, batch=f.batch, part=f.part,
       workers=workers, most_refused=f.most_refused, versions=_versions(),
     )  # fmt: skip
   except (ValueError, tokenize_job.JobError, image_workers.WorkerError) as error:

@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from configs import images as config_of_images
-from swirl_jax import inputs, programs, start, tokenize_images, train
+from swirl_jax import codecs, inputs, programs, start, tokenize_images, train
 from swirl_jax.data import builders, fast_tokenizers, tokenize_job, tokenized
 from swirl_jax.data.builders import images
 from swirl_jax.data.codec import Codec
@@ -207,7 +207,7 @@ def test_a_checkpoints_tokenizer_reads_the_codes(tmp_path):
 # -- a real tokenizer ----------------------------------------------------------------------------
 
 
-def vq_folder(folder, seed=0):
+def vq_folder(folder, seed=0, *, decoder=True):
   """A tiny VQ model whose codebook is made of latents, so that pictures differ in their codes."""
   config = vqgan.VQConfig(ch=8, ch_mult=(1, 1, 1), res_blocks=1, mid_attention=False,
                           z_channels=4, embed_dim=4, codes=32, groups=4)  # fmt: skip
@@ -218,6 +218,7 @@ def vq_folder(folder, seed=0):
   pixels = np.float32(pixels).repeat(4, 1).repeat(4, 2).repeat(3, 3)
   latents = jax.jit(lambda p, x: vqgan.VQGAN(config).apply({"params": p}, x, method="latents"))
   params["codebook"] = latents(params, pixels).reshape(-1, 4)
+  params = params if decoder else {k: v for k, v in params.items() if k != "decoder"}
   return str(vqgan_files.save(folder, vqgan_files.VQ(config, params)))
 
 
@@ -270,6 +271,10 @@ def test_a_codec_of_a_folder(tmp_path):
   codes = codec.encode(pictures)
   assert codes.shape == (2, 2, 3) and codes.dtype == np.int32 and isinstance(codes, np.ndarray)
   assert codec.decode(codes).shape == pictures.shape and codec.decode(codes).dtype == np.uint8
+  encoder = vq_folder(tmp_path / "encoder", decoder=False)
+  with pytest.raises(ValueError, match="the VQ model has no decoder weights"):
+    start.codec_of_world({"vq": encoder}, None, None)  # before a run, not at its report
+  assert codecs.open_codec(encoder, draws=False).digest == codec.digest
   assert start.codec_of_world({"vq": ""}, None, None) is None
   with pytest.raises(ValueError, match="config.world.vq = 3: allowed is the folder of a VQ model"):
     start.codec_of_world({"vq": 3}, None, None)
