@@ -43,6 +43,20 @@ def test_without_z_the_fwm_prompt_is_that_of_the_z_free_model():
   assert prompts.hide(BATCH._replace(z=None), "z").z.mask.shape == (2, 0)
 
 
+def test_the_prompt_that_guidance_leads_away_from():
+  """By default x alone; a template may have its own pieces, of literals alone too."""
+  found = prompts.unconditional(FWM, BATCH)
+  assert tiny.real(found, 0) == [T.bos, T.fwm, T.sep, 10, 11, 12, T.sep]
+  assert tiny.real(prompts.unconditional(IDM, BATCH), 1) == [T.bos, T.idm, 13, T.sep, T.sep]
+  own = prompts.Template(FWM.prompt, "y", FWM.end, ((7,), (8, 9)))
+  found = prompts.unconditional(own, BATCH)
+  assert [tiny.real(found, i) for i in range(2)] == [[7, 8, 9]] * 2
+  expected = prompts.prompt(FWM, BATCH).tokens
+  np.testing.assert_array_equal(prompts.prompt(own, BATCH).tokens, expected)
+  with pytest.raises(ValueError, match="must begin and end with literal tokens"):
+    prompts.Template(FWM.prompt, "y", FWM.end, ("x", (8,)))
+
+
 def test_a_missing_field_is_an_error():
   with pytest.raises(ValueError, match="needs field 'z', but the transition has none"):
     prompts.prompt(FWM, BATCH._replace(z=None))

@@ -156,6 +156,7 @@ WRONG = [
   ("rivals.paper_phase1.weights", "one", "weights = 'one': allowed are ['separate', 'shared']"),
   ("rivals.paper_phase1.phase1.reference", "frozen", "rivals.paper_phase1.phase1.reference = 'fr"),
   ("rivals", {"swirl": {"title": "x", "sft": SFT}}, "rivals.swirl: the name has another meaning"),
+  ("phase1.guidance", 0.5, "config.phase1: guidance = 0.5: allowed is a number from 1"),
   ("phase1.validate_every", -1, "config.phase1: validate_every = -1: allowed is a whole number fr"),
 ]  # fmt: skip
 
