@@ -22,10 +22,13 @@ from swirl_jax.types import PolicyState
 
 
 class Lengths(NamedTuple):
-  """The most tokens of a state and of an action."""
+  """The most tokens of a state and of an action. codes: where a state is an image, the token ids
+  (start, stop) of its codes, of which it has exactly `state`.
+  """
 
   state: int
   action: int
+  codes: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +45,10 @@ class Roles:
 
 
 def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
-  """Raises ValueError where the model can't be, or its context is shorter than the longest prompt
-  and completion.
+  """The FWM of an image world samples exactly as many codes as an image has, its IDM text alone.
+
+  Raises ValueError where the model can't be, or its context is shorter than the longest prompt and
+  completion.
   """
   if settings.prompts == "chat":
     templates = tuple(prompts.chat_template(tokenizer, field) for field in "yz")
@@ -57,8 +62,8 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
     needed += (settings.turns - 1) * turn
   config = model_config(settings, vocab_size=tokenizer.vocab_size, needed_len=needed)
 
-  def role(template, length):
-    decoding = sampling.Decoding(length=length + 1, group=1, end=template.end[-1])
+  def role(template, length, end, allowed):
+    decoding = sampling.Decoding(length=length, group=1, end=end, allowed=allowed)
     return roles.TransformerRole(
       config,
       template,
@@ -66,7 +71,16 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
       gather=settings.mesh.rollout_gather,
     )
 
-  return Roles(role(templates[0], lengths.state), role(templates[1], lengths.action))
+  ends = [template.end[-1] for template in templates]
+  action = lengths.action + 1
+  if lengths.codes is None:
+    drawn = (lengths.state + 1, ends[0], None), (action, ends[1], None)
+  else:
+    start, stop = lengths.codes
+    others = ((0, start), (stop, tokenizer.vocab_size))
+    text = tuple(ids for ids in others if ids[0] < ids[1])
+    drawn = (lengths.state, None, (lengths.codes,)), (action, ends[1], text)
+  return Roles(*(role(template, *how) for template, how in zip(templates, drawn, strict=True)))
 
 
 def sampler(role: roles.TransformerRole, **decoding) -> roles.TransformerRole:

@@ -61,13 +61,13 @@ def fwm_template(tokenizer) -> Template:
   what the z-free model learnt about copying then holds for the FWM that starts from it.
   """
   t = tokenizer
-  return Template(((t.bos, t.fwm), "z", (t.sep,), "x", (t.sep,)), "y", (t.eos,), (t.bos,))
+  return Template(((t.bos, t.fwm), "z", (t.sep,), "x", (t.sep,)), "y", (t.eos,), begin=(t.bos,))
 
 
 def idm_template(tokenizer) -> Template:
   """`<bos> <idm> x <sep> y <sep>` → `z <eos>`."""
   t = tokenizer
-  return Template(((t.bos, t.idm), "x", (t.sep,), "y", (t.sep,)), "z", (t.eos,), (t.bos,))
+  return Template(((t.bos, t.idm), "x", (t.sep,), "y", (t.sep,)), "z", (t.eos,), begin=(t.bos,))
 
 
 # What a chat template is given; a field stands at its name, and is tokenised by itself.
@@ -88,7 +88,7 @@ def chat_template(tokenizer, target: str) -> Template:
     raise ValueError("prompts = 'chat': it needs a language model's tokenizer (set pretrained).")
   messages = [{"role": "user", "content": CHAT[target]}]
   pieces = tokenizer.chat(messages, enable_thinking=False)
-  return Template(pieces, target, (tokenizer.eos,), (tokenizer.bos,))
+  return Template(pieces, target, (tokenizer.eos,), begin=(tokenizer.bos,))
 
 
 def continuation(template: Template) -> tuple[str | tuple[int, ...], ...]:
@@ -106,9 +106,9 @@ def continuation(template: Template) -> tuple[str | tuple[int, ...], ...]:
       f"{template.target!r}"
     )
   at = template.prompt.index("x")
-  opened = at if isinstance(template.prompt[at - 1], str) else at - 1
+  opened = at - 1 if isinstance(template.prompt[at - 1], tuple) else at
   first, *rest = *template.prompt[:opened], *template.prompt[at + 1 :]
-  if not isinstance(first, str):
+  if isinstance(first, tuple):
     first = _without(_without(first, template.begin), template.end)
   return tuple(piece for piece in (first, *rest) if piece)
 
@@ -178,7 +178,8 @@ def sequence(template: Template, turns: Transition) -> tuple[Segment, jax.Array]
   turns: y and z [B, K, S]; a turn whose y is empty isn't there, and those behind it aren't either.
   → Segment [B, 1, T] and bool [B, 1, T]. The place before each y is a real token.
   """
-  batch, later = turns.y.mask.shape[0], jax.tree.map(lambda a: a[:, 1:], turns._replace(x=None))
+  batch, later = turns.y.mask.shape[0], jax.tree.map(lambda a: a[:, 1:], (turns.y, turns.z))
+  later = Transition(jax.tree.map(lambda a: a[:, :-1], turns.y), *later)  # a y is the next one's x
   there = turns.y.mask.any(-1, keepdims=True)  # [B, K, 1]
   y = with_end(turns.y, template.end)
   y = y._replace(mask=y.mask & there)

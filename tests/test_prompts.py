@@ -102,8 +102,8 @@ def test_scored_shares_what_it_can():
         assert rows(parts, b, g) == tiny.real(prompts.prompt(template, lone), 0)
 
 
-LIQUID = prompts.Template(((1, 2), "x", (3, 10, 11), "z", (2,)), "y", (3, 4), (1,))
-CHAT = prompts.Template(((1, 5), "z", (6,), "x", (7, 8)), "y", (4,), (1,))
+LIQUID = prompts.Template(((1, 2), "x", (3, 10, 11), "z", (2,)), "y", (3, 4), begin=(1,))
+CHAT = prompts.Template(((1, 5), "z", (6,), "x", (7, 8)), "y", (4,), begin=(1,))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ CHAT = prompts.Template(((1, 5), "z", (6,), "x", (7, 8)), "y", (4,), (1,))
     (FWM, ((T.fwm,), "z", (T.sep,))),
     (LIQUID, ((10, 11), "z", (2,))),  # <eoi> is written by the end markers of y
     (CHAT, ((5,), "z", (7, 8))),
-    (prompts.Template(((1,), "z", "x", (7,)), "y", (4,), (1,)), ("z", (7,))),
+    (prompts.Template(((1,), "z", "x", (7,)), "y", (4,), begin=(1,)), ("z", (7,))),
     (prompts.Template(((1,), "x", (3,), (5,), "z", (2,)), "y", (3,)), ((5,), "z", (2,))),
     (prompts.Template(((1,), "x", (2,)), "y", (4,)), ((2,),)),
   ],

@@ -240,6 +240,16 @@ def test_the_context_holds_the_longest_sequence_of_turns():
     assert players.fwm.config.max_len == NEEDED + (turns - 1) * turn
 
 
+def test_an_image_world_samples_as_many_codes_as_an_image_has_and_names_actions_in_text():
+  size = tiny.TOKENIZER.vocab_size
+  for codes, text in (((7, 12), ((0, 7), (12, size))), ((7, size), ((0, 7),))):
+    made = programs.make_roles(settings.from_config(config()), tiny.TOKENIZER,
+                               LENGTHS._replace(codes=codes))  # fmt: skip
+    fwm, idm = made.fwm.decoding, made.idm.decoding
+    assert (fwm.length, fwm.end, fwm.allowed) == (tiny.STATE, None, (codes,))
+    assert (idm.length, idm.end, idm.allowed) == (tiny.ACTION + 1, tiny.TOKENIZER.eos, text)
+
+
 @pytest.mark.parametrize(
   "changes, message",
   [
