@@ -3,11 +3,12 @@
 A world is a file in this folder with `DEFAULTS`, what `config.world.*` may say, and one function
 `world(settings, data_dir) -> World`; and one line in `WORLDS` below. It declares its vocabulary and
 lengths, and how to make its tfds builder, which writes the splits and features of `transitions.py`
-in array_record. `swirl_jax/data/builders/minigrid.py` is an example. An environment that is played
-by worker processes is a collector (`data/collection.py`), and one line in `COLLECTED`.
+in array_record. `swirl_jax/data/builders/minigrid.py` is an example. A world of pictures has a
+setting `vq`, is given its tokenizer as `codec`, and may have a function `pictures`, what one is
+trained on (`minigrid_pixels.py`). An environment that is played by worker processes is a collector
+(`data/collection.py`), and one line in `COLLECTED`.
 """
 
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -19,11 +20,15 @@ from typing import Any
 
 import numpy as np
 
+from swirl_jax.data.codec import Codec
 from swirl_jax.data.tokenizers import WordTokenizer
+from swirl_jax.data.whole_files import locked
 
 WORLDS = {  # name → module
+  "images": "swirl_jax.data.builders.images",
   "jsonl": "swirl_jax.data.builders.jsonl",
   "minigrid": "swirl_jax.data.builders.minigrid",
+  "minigrid_pixels": "swirl_jax.data.builders.minigrid_pixels",
 }
 _COLLECTED = "swirl_jax.data.builders.collected"  # makes worlds of these:
 COLLECTED = {  # name → the collector's module
@@ -31,6 +36,13 @@ COLLECTED = {  # name → the collector's module
   "scienceworld": "swirl_jax.data.collectors.scienceworld",
   "tools": "swirl_jax.data.collectors.tools",
 }
+
+
+# (settings, data_dir, pictures) → the tokenizer of a world of pictures, None where it needs none.
+# pictures: () → uint8 [N, H, W, 3], what one could be trained on; None where there are none.
+Codecs = Callable[
+  [Mapping[str, Any], str | None, Callable[[], np.ndarray] | None], Codec | None
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # one object a world: hashed by identity
@@ -52,6 +64,7 @@ class World:
     action_len then count its tokens. None: one token a word.
   codes: the token ids (start, stop) of an image's codes; every state then is exactly `state_len` of
     them, and an action holds none. None: a state is text.
+  vq: the digest of the VQ model whose codes those are, where data and model may lie apart.
   """
 
   name: str
@@ -64,6 +77,7 @@ class World:
   source: str = ""
   reader: Any = None
   codes: tuple[int, int] | None = None
+  vq: str = ""
 
   @functools.cached_property
   def tokenizer(self) -> Any:
@@ -98,8 +112,7 @@ def _collect(builder, folder: pathlib.Path) -> None:
   """Prepares under a lock; tfds writes beside `folder` and renames when whole."""
   import tensorflow_datasets as tfds
 
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with _locked(folder.parent / ".lock"):
+  with locked(folder.parent / ".lock"):
     if folder.exists():  # another process was first
       return
     for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
@@ -111,27 +124,19 @@ def _collect(builder, folder: pathlib.Path) -> None:
     )
 
 
-@contextlib.contextmanager
-def _locked(path: pathlib.Path):
-  """Holds an exclusive lock on a file; the system releases it when the process dies."""
-  import fcntl
-
-  with open(path, "w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield
-
-
 def get(
   name: str,
   settings: Mapping[str, Any] | None = None,
   data_dir: str | None = None,
   *,
   workers: int | None = None,
+  codecs: Codecs | None = None,
 ) -> World:
   """The world called `name` under settings, the others at their defaults. `data_dir`: where its
   data lies or will lie, for a world whose vocabulary is that of its data; one that is `COLLECTED`
-  is collected there if it wasn't, by `workers` processes (None: one a core). Raises ValueError for
-  settings that it hasn't, and for values that can't be.
+  is collected there if it wasn't, by `workers` processes (None: one a core). `codecs` finds the
+  tokenizer of a world of pictures, one that has the setting `vq`. Raises ValueError for settings
+  that it hasn't, and for values that can't be.
   """
   names = sorted({*WORLDS, *COLLECTED})
   if name not in names:
@@ -148,4 +153,10 @@ def get(
     if key not in defaults:
       allowed = ", ".join(defaults)
       raise ValueError(f"world {name!r} has no setting {key!r}; it has {allowed}")
-  return make({**defaults, **settings}, data_dir)
+  settings = {**defaults, **settings}
+  if "vq" in defaults:
+    own = getattr(module, "pictures", None)
+    pictures = None if own is None else functools.partial(own, settings, data_dir)
+    codec = None if codecs is None else codecs(settings, data_dir, pictures)
+    make = functools.partial(make, codec=codec)
+  return make(settings, data_dir)
