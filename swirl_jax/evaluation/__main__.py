@@ -3,8 +3,9 @@
     python -m swirl_jax.evaluation --workdir=runs/minigrid --split=test
 
 Writes evaluation-test.json and evaluation-test.html into the work directory, or `--out`, and each
-model's predictions for `python -m swirl_jax.evaluation.judge`; those of `--model=warmup` are called
-evaluation-test-warmup. docs/evaluation.md says what is measured.
+model's predictions for `python -m swirl_jax.evaluation.judge`, with pictures where states are some;
+those of `--model=warmup` are called evaluation-test-warmup. docs/evaluation.md says what is
+measured.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from absl import app, flags, logging
 from swirl_jax import metrics, plan, scoring, start, trained
 from swirl_jax.checkpoint import CheckpointError
 from swirl_jax.data import pipeline, transitions
-from swirl_jax.evaluation import one_step, overlap, page, scorecard, text
+from swirl_jax.evaluation import one_step, overlap, page, predictions, scorecard, text
 from swirl_jax.files import write_json_atomic
 
 MODELS = ("final", "warmup")
@@ -51,9 +52,11 @@ def evaluate(workdir: str, *, split: str, model: str = "final", limit: int | Non
         key=jax.random.key(run.settings.seed), done=lambda step: bar.update(done=step),
         bert_score=bert_score)  # fmt: skip
     about = _about(run, workdir) | {"split": split, "model": model, "models": names, "limit": limit}
-  predictions = found.pop("predictions")
+  said, chains = found.pop("predictions"), found.pop("rollouts")
   result = about | {"bert_score": bert_score or None, "scores": found}
-  paths = write(result, records, predictions, folder)
+  name = f"evaluation-{split}" + "-warmup" * (model == "warmup")
+  paths = write(result, folder, name)
+  paths += predictions.write(folder, name, examples.records, said, chains, run.world)
   return f"{page.table(result)}\n\nWritten: {', '.join(map(str, paths))}"
 
 
@@ -126,22 +129,11 @@ def _about(run: trained.TrainedRun, workdir: str) -> dict[str, Any]:
   }
 
 
-def write(
-  result: dict[str, Any], records, predictions: dict[str, list[str]], folder: pathlib.Path
-) -> list[pathlib.Path]:
-  """The result as JSON and as a page, and each model's predictions as `evaluation.judge` reads
-  them.
-  """
-  name = f"evaluation-{result['split']}" + "-warmup" * (result["model"] == "warmup")
+def write(result: dict[str, Any], folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+  """The result as JSON and as a page."""
   paths = [folder / f"{name}.{kind}" for kind in ("json", "html")]
   write_json_atomic(paths[0], result)
   paths[1].write_text(page.page(result), encoding="utf-8")
-  for model, said in predictions.items():
-    paths.append(folder / f"{name}-{model}.jsonl")
-    with open(paths[-1], "w", encoding="utf-8") as file:
-      for r, prediction in zip(records, said, strict=True):
-        line = {"x": r.x, "z": r.z, "y": r.y, "prediction": prediction}
-        file.write(json.dumps(line | {"episode": r.episode, "level": r.level}) + "\n")
   return paths
 
 

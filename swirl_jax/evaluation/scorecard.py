@@ -48,6 +48,7 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, batch
     latents       {score: estimate}, and the figures of `one_step.latents` that have no interval:
                   None where they aren't finite (an untrained IDM's effective actions)
     predictions   {"fwm": [text], "idm": [text]}, greedy
+    rollouts      [(rows of a chain, [prediction by turn])]
   """
   shared = {"batch": batch, "world": world}
   ways = {n: rng.stream(key, "evaluation", n) for n in ("fwm", "idm", "latents")}
@@ -61,7 +62,7 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, batch
   discedit = likelihood.discedit(fwm.role, fwm.params, split, truth, batch=batch)
   done("discedit")
   chains = transitions.chains(split.records, turns)
-  rolled = multi_turn.multi_turn(fwm.role, fwm.params, split, chains, shown=0, **shared)
+  rolled = multi_turn.multi_turn(fwm.role, fwm.params, split, chains, shown=len(chains), **shared)
   done("turns")
   inverse = one_step.idm(idm.role, idm.params, split, key=ways["idm"], temperature=idm.temperature,
                          **shared)  # fmt: skip
@@ -87,6 +88,10 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, batch
       "fwm": forward["examples"]["prediction"],
       "idm": inverse["examples"]["prediction"],
     },
+    "rollouts": [
+      (rows, [turn["prediction"] for turn in turns_of])
+      for rows, turns_of in zip(chains, rolled["chains"], strict=True)
+    ],
   }
   done("overlap")
   return measured
