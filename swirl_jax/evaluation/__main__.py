@@ -52,11 +52,11 @@ def evaluate(workdir: str, *, split: str, model: str = "final", limit: int | Non
         key=jax.random.key(run.settings.seed), done=lambda step: bar.update(done=step),
         bert_score=bert_score)  # fmt: skip
     about = _about(run, workdir) | {"split": split, "model": model, "models": names, "limit": limit}
-  said, chains = found.pop("predictions"), found.pop("rollouts")
+  said, rollouts = found.pop("predictions"), found.pop("rollouts")
   result = about | {"bert_score": bert_score or None, "scores": found}
   name = f"evaluation-{split}" + "-warmup" * (model == "warmup")
   paths = write(result, folder, name)
-  paths += predictions.write(folder, name, examples.records, said, chains, run.world)
+  paths += predictions.write(folder, name, examples.records, said, rollouts, run.world)
   return f"{page.table(result)}\n\nWritten: {', '.join(map(str, paths))}"
 
 

@@ -16,25 +16,24 @@ from PIL import Image
 from swirl_jax import metrics
 from swirl_jax.data.transitions import Record
 
-Chain = tuple[Sequence[int], Sequence[str]]  # rows of records that follow each other; predictions
-
 
 def write(
   folder: pathlib.Path,
   name: str,
   records: Sequence[Record],
   said: Mapping[str, Sequence[str]],
-  chains: Sequence[Chain],
+  rollouts: Sequence[Mapping[str, Any]],
   world,
 ) -> list[pathlib.Path]:
   """NAME-fwm.jsonl and NAME-idm.jsonl, a line a record; with pictures also NAME-turns.jsonl, a line
-  a chain: its first x, its actions, numbered, and the states after each as one field.
+  a rollout: its first x, its actions, numbered, and the states after each as one field.
 
+  said: {"fwm", "idm"}, a prediction for each record; rollouts: as `scorecard.measure` has them.
   Returns the files, and the folder of pictures, NAME-pictures, if there is one.
   """
   drawn = world.codes is not None and world.render is not None
   state = _Drawn(folder, f"{name}-pictures", world.render) if drawn else lambda text: text
-  with metrics.Progress(len(records) + len(chains), description="predictions") as bar:
+  with metrics.Progress(len(records) + len(rollouts), description="predictions") as bar:
     lines: dict[str, list[dict[str, Any]]] = {"fwm": [], "idm": []}
     for r, y, z in zip(records, said["fwm"], said["idm"], strict=True):
       shown = {"x": state(r.x), "z": r.z, "y": state(r.y)}
@@ -43,8 +42,9 @@ def write(
       bar.update()
     if drawn:
       lines["turns"] = []
-      for rows, predicted in chains:
-        lines["turns"].append(_turns([records[row] for row in rows], predicted, state))
+      for one in rollouts:
+        chain = [records[row] for row in one["rows"]]
+        lines["turns"].append(_turns(chain, one["prediction"], state))
         bar.update()
   paths = []
   for model, rows in lines.items():

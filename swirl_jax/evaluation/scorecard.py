@@ -48,7 +48,7 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, batch
     latents       {score: estimate}, and the figures of `one_step.latents` that have no interval:
                   None where they aren't finite (an untrained IDM's effective actions)
     predictions   {"fwm": [text], "idm": [text]}, greedy
-    rollouts      [(rows of a chain, [prediction by turn])]
+    rollouts      [{"rows": of a chain, "prediction": [text by turn]}]
   """
   shared = {"batch": batch, "world": world}
   ways = {n: rng.stream(key, "evaluation", n) for n in ("fwm", "idm", "latents")}
@@ -89,8 +89,8 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, batch
       "idm": inverse["examples"]["prediction"],
     },
     "rollouts": [
-      (rows, [turn["prediction"] for turn in turns_of])
-      for rows, turns_of in zip(chains, rolled["chains"], strict=True)
+      {"rows": list(rows), "prediction": [turn["prediction"] for turn in shown]}
+      for rows, shown in zip(chains, rolled["chains"], strict=True)
     ],
   }
   done("overlap")

@@ -21,7 +21,7 @@ RECORDS = [
   Record(STATES[2], STATES[3], "go", "f", 0, "go", "hard"),
 ]
 SAID = {"fwm": [STATES[1], STATES[1], "<3>"], "idm": ["go", "", "turn"]}
-CHAINS = [((0, 1), (STATES[2], STATES[0]))]
+ROLLOUTS = [{"rows": [0, 1], "prediction": [STATES[2], STATES[0]]}]
 
 
 def render(state, marks=()):
@@ -38,7 +38,7 @@ def rows_of(path):
   SimpleNamespace(codes=None, render=render), SimpleNamespace(codes=(6, 10), render=None),
 ])  # fmt: skip
 def test_states_without_a_picture_stay_texts(world, tmp_path):
-  paths = predictions.write(tmp_path, "evaluation-test", RECORDS, SAID, CHAINS, world)
+  paths = predictions.write(tmp_path, "evaluation-test", RECORDS, SAID, ROLLOUTS, world)
   assert [p.name for p in paths] == ["evaluation-test-fwm.jsonl", "evaluation-test-idm.jsonl"]
   assert sorted(tmp_path.iterdir()) == paths
   assert rows_of(paths[0])[2] == {"x": STATES[2], "z": "go", "y": STATES[3], "prediction": "<3>",
@@ -49,7 +49,7 @@ def test_states_without_a_picture_stay_texts(world, tmp_path):
 @pytest.fixture
 def drawn(tmp_path):
   world = SimpleNamespace(codes=(6, 10), render=render)
-  return predictions.write(tmp_path, "evaluation-test", RECORDS, SAID, CHAINS, world)
+  return predictions.write(tmp_path, "evaluation-test", RECORDS, SAID, ROLLOUTS, world)
 
 
 def test_states_of_codes_become_files(drawn):
