@@ -56,6 +56,10 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
     templates = prompts.fwm_template(tokenizer), prompts.idm_template(tokenizer)
   literals = max(sum(len(p) for p in t.prompt if not isinstance(p, str)) for t in templates)
   needed = literals + 2 * lengths.state + lengths.action + 1
+  if settings.turns > 1:
+    link = sum(len(p) for p in prompts.continuation(templates[0]) if not isinstance(p, str))
+    turn = link + lengths.action + lengths.state + len(templates[0].end)
+    needed += (settings.turns - 1) * turn
   config = model_config(settings, vocab_size=tokenizer.vocab_size, needed_len=needed)
 
   def role(template, length, end, allowed):
