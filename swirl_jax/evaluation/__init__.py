@@ -51,8 +51,8 @@ and below them, for other uses (annotating pairs once, say), on tokenised data a
     one_step.score(role, params, data, *, batch) -> Scores(logp, count [N]), NumPy
 
 `role` is any transformer role of the right direction: its decoding's group and greediness are
-replaced as each measurement needs; top-k, top-p, length and allowed tokens stay. `key` is a typed
-key, `temperature` that of the sampled measurements. "metrics" goes into a row of
+replaced as each measurement needs; top-k, top-p, guidance, length and allowed tokens stay. `key` is
+a typed key, `temperature` that of the sampled measurements. "metrics" goes into a row of
 `evaluations.jsonl`; "by_episode" too, where two methods are to be compared pair by pair;
 "by_example" holds lists [N] that the shares are made of. A mesh must be set (`jax.set_mesh`).
 """

@@ -3,8 +3,9 @@
     python -m swirl_jax.evaluation --workdir=runs/minigrid --split=test
 
 Writes evaluation-test.json and evaluation-test.html into the work directory, or `--out`, and each
-model's predictions for `python -m swirl_jax.evaluation.judge`; those of `--model=warmup` are called
-evaluation-test-warmup. docs/evaluation.md says what is measured.
+model's predictions for `python -m swirl_jax.evaluation.judge`, with pictures where states are some;
+those of `--model=warmup` are called evaluation-test-warmup. docs/evaluation.md says what is
+measured.
 """
 
 import hashlib
@@ -30,6 +31,7 @@ from swirl_jax.evaluation import (
   picture_page,
   picture_scores,
   pictures,
+  predictions,
   scorecard,
   text,
 )
@@ -80,11 +82,13 @@ def evaluate(workdir: str, *, split: str, model: str = "final", limit: int | Non
         key=jax.random.key(run.settings.seed), done=lambda step: bar.update(done=step),
         bert_score=extras.bert_score, measures=measures, asked=asked)  # fmt: skip
     about = _about(run, workdir) | {"split": split, "model": model, "models": names, "limit": limit}
-  predictions, drawn = found.pop("predictions"), found["pictures"]
+  said, rollouts, drawn = found.pop("predictions"), found.pop("rollouts"), found["pictures"]
   given = {name: path or None for name, path in extras._asdict().items()}
   result = about | {"extras": given, "scores": found}
-  shown = drawn and picture_page.cases(drawn, examples.records, predictions["fwm"], run.world)
-  paths = write(result, records, predictions, folder, shown or "")
+  shown = drawn and picture_page.cases(drawn, examples.records, said["fwm"], run.world)
+  name = f"evaluation-{split}" + "-warmup" * (model == "warmup")
+  paths = write(result, folder, name, shown or "")
+  paths += predictions.write(folder, name, examples.records, said, rollouts, run.world)
   return f"{page.table(result)}\n\nWritten: {', '.join(map(str, paths))}"
 
 
@@ -179,25 +183,12 @@ def _about(run: trained.TrainedRun, workdir: str) -> dict[str, Any]:
 
 
 def write(
-  result: dict[str, Any],
-  records,
-  predictions: dict[str, list[str]],
-  folder: pathlib.Path,
-  shown: str,
+  result: dict[str, Any], folder: pathlib.Path, name: str, shown: str = ""
 ) -> list[pathlib.Path]:
-  """The result as JSON and as a page (`shown` is a section of it), and each model's predictions as
-  `evaluation.judge` reads them.
-  """
-  name = f"evaluation-{result['split']}" + "-warmup" * (result["model"] == "warmup")
+  """The result as JSON and as a page, of which `shown` is a section."""
   paths = [folder / f"{name}.{kind}" for kind in ("json", "html")]
   write_json_atomic(paths[0], result)
   paths[1].write_text(page.page(result, shown), encoding="utf-8")
-  for model, said in predictions.items():
-    paths.append(folder / f"{name}-{model}.jsonl")
-    with open(paths[-1], "w", encoding="utf-8") as file:
-      for r, prediction in zip(records, said, strict=True):
-        line = {"x": r.x, "z": r.z, "y": r.y, "prediction": prediction}
-        file.write(json.dumps(line | {"episode": r.episode, "level": r.level}) + "\n")
   return paths
 
 

@@ -70,6 +70,7 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, best_
     latents       {score: estimate}, and the figures of `one_step.latents` that have no interval:
                   None where they aren't finite (an untrained IDM's effective actions)
     predictions   {"fwm": [text], "idm": [text]}, greedy
+    rollouts      [{"rows": of a chain, "prediction": [text by turn]}]
   """
   shared = {"batch": batch, "world": world}
   ways = {n: rng.stream(key, "evaluation", n) for n in ("fwm", "idm", "latents", "verification")}
@@ -115,6 +116,10 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, best_
       "fwm": forward["examples"]["prediction"],
       "idm": inverse["examples"]["prediction"],
     },
+    "rollouts": [
+      {"rows": list(rows), "prediction": [turn["prediction"] for turn in shown]}
+      for rows, shown in zip(chains, rolled["chains"], strict=True)
+    ],
   }
   if world.codes and world.pictures:
     measured["pictures"] = picture_scores.measure(

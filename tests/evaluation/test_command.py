@@ -19,6 +19,7 @@ from swirl_jax.checkpoint import Checkpointer
 from swirl_jax.data import pipeline
 from swirl_jax.evaluation import __main__ as command
 from swirl_jax.evaluation import judge, one_step
+from swirl_jax.evaluation.judge_templates import TEMPLATES
 from swirl_jax.settings import from_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -81,7 +82,8 @@ def test_it_writes_what_it_prints(scored):
   assert "evaluation-test.json" in printed and "FWM, one step" in printed
   assert "<svg" in (out / "evaluation-test.html").read_text()
   for model in ("fwm", "idm"):
-    items = judge.read_predictions(out / f"evaluation-test-{model}.jsonl")
+    template = TEMPLATES[{"fwm": "state", "idm": "action"}[model]]
+    items = judge.read_predictions(out / f"evaluation-test-{model}.jsonl", template)
     assert len(items) == result["scores"]["counts"]["transitions"]
     assert len({i.episode for i in items}) == result["scores"]["counts"]["episodes"]
   assert (result["split"], result["model"]) == ("test", "final")

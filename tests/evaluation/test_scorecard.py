@@ -107,6 +107,13 @@ def test_steps_are_reported_in_their_order():
   found = measure(done=seen.append, turns=9)
   assert tuple(seen) == scorecard.STEPS
   assert found["turns"] == {"exact": [], "words": [], "words_kept": []}
+  assert found["rollouts"] == []
+
+
+def test_rollouts_are_what_was_predicted_turn_by_turn(perfect):
+  for one in perfect["rollouts"]:
+    assert one["prediction"] == [RECORDS[row].y for row in one["rows"]]
+  assert len(perfect["rollouts"]) == perfect["counts"]["chains"] > 0
 
 
 def result(card):
