@@ -217,8 +217,13 @@ def test_a_folder_without_a_decoder_and_of_chameleons_tensors_has_the_same_diges
 def test_a_folder_that_holds_something_is_left_alone(tmp_path, small):
   (tmp_path / "a").mkdir()
   vqgan_files.save(tmp_path / "a", small)
-  with pytest.raises(ValueError, match="holds something"):
-    vqgan_files.save(tmp_path / "a", small)
+  told = vqgan_files.digest(tmp_path / "a")
+  other = VQ(TINY, small.params | {"codebook": small.params["codebook"] + 1})
+  with pytest.raises(ValueError, match="holds 'config.json'.*or say overwrite"):
+    vqgan_files.save(tmp_path / "a", other)
+  assert vqgan_files.digest(tmp_path / "a") == told
+  vqgan_files.save(tmp_path / "a", other, overwrite=True)
+  assert vqgan_files.digest(tmp_path / "a") != told
   assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
 
 
@@ -290,5 +295,7 @@ def test_the_command_converts(tmp_path, fixture, capsys):
   file = torch_files.write(tmp_path / "vqgan.ckpt", drawn(fixture["decoder"]) | loss)
   convert_vqgan.convert(str(file), str(tmp_path / "out"))
   assert "with decoder; 1 tensors of the loss left out" in capsys.readouterr().out
+  with pytest.raises(ValueError, match="or say overwrite"):  # before the file is looked at
+    convert_vqgan.convert(str(tmp_path / "none.ckpt"), str(tmp_path / "out"))
   found = vqgan_files.load(tmp_path / "out").config
   assert list(found.ch_mult) == DECODER["channel_multiplier"]
