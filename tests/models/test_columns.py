@@ -127,7 +127,7 @@ def test_log_probabilities_equal_masking(ranges, tie, cap):
 
 def flops(width, *, vocab=2048):
   """Of a rollout, a loop's body counted once, and of a gradient, by the compiler."""
-  config = tiny.config(vocab_size=vocab, tie_embeddings=False)
+  config = tiny.config(vocab_size=vocab, n_layers=1, tie_embeddings=False)
   shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tiny.params(config))
   allowed = None if width == vocab else ((vocab - width, vocab),)
   decoding = sampling.Decoding(length=3, group=2, end=None, greedy=True, allowed=allowed)
