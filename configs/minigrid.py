@@ -19,6 +19,7 @@ def get_config(setting="default"):
   c.weights = "separate"
   c.pretrained = ""
   c.prompts = "plain"
+  c.compile = "optimized"
   c.world = {
     "name": "minigrid", "seed": 0,
     "labelled": 4000, "unlabelled": 16000, "validation": 400, "test": 600, "heldout": 300,

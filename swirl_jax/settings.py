@@ -19,6 +19,7 @@ from swirl_jax.typed import build, convert
 
 WEIGHTS = ("separate", "shared")
 PROMPTS = ("plain", "chat")
+COMPILE = ("optimized", "quick")
 PHASES = ("phase1", "phase2")
 MODELS = ("fwm", "idm")
 LABELS = ("fwm_labels", "idm_labels")
@@ -300,6 +301,8 @@ class Settings:
   decides architecture and tokenizer, and `model` holds how to execute it and adapters alone.
   prompts: "plain" has markers between the fields, "chat" the tokenizer's chat template.
 
+  compile: "quick" leaves LLVM's optimisations out on CPU, for runs of seconds (`process`).
+
   rivals: other methods by name; compare: those of them that are run, after SWIRL.
   """
 
@@ -318,6 +321,7 @@ class Settings:
   rivals: Mapping[str, Rival] = dataclasses.field(default_factory=dict)
   pretrained: str = ""
   prompts: str = "plain"
+  compile: str = "optimized"
   evaluation: EvaluationSettings = EvaluationSettings()
   mesh: MeshSettings = MeshSettings()
   checkpoint: CheckpointSettings = CheckpointSettings()
@@ -325,6 +329,7 @@ class Settings:
   def __post_init__(self):
     _one_of("weights", self.weights, WEIGHTS)
     _one_of("prompts", self.prompts, PROMPTS)
+    _one_of("compile", self.compile, COMPILE)
     for name in ("state_len", "action_len"):
       if self.pretrained and not getattr(self.data, name):
         raise ValueError(f"data.{name} = 0: allowed with `pretrained` is a whole number from 1.")

@@ -1,4 +1,4 @@
-"""What is freed stays with the process."""
+"""What is freed stays with the process, and what is compiled quickly computes the same."""
 
 import platform
 import subprocess
@@ -9,9 +9,9 @@ import pytest
 # Pages that the kernel had to map for 6 steps with temporaries of 4 MB.
 SCRIPT = """
 import resource, sys
-from swirl_jax import allocator
+from swirl_jax import process
 if sys.argv[1] == "keep":
-  assert allocator.keep_freed_memory()
+  assert process.keep_freed_memory()
 import jax, jax.numpy as jnp
 step = jax.jit(lambda x: (x @ x @ x @ x).sum())
 x = jnp.ones((1024, 1024))
@@ -32,3 +32,21 @@ def test_steps_map_no_memory_anew():
                          check=True)  # fmt: skip
     faults[how] = int(out.stdout)
   assert faults["keep"] < 0.2 * faults["give back"], faults
+
+
+QUICK = """
+import os
+from swirl_jax import process
+os.environ["XLA_FLAGS"] = "--xla_cpu_enable_fast_math=false"
+process.compile_quickly()
+assert os.environ["XLA_FLAGS"].startswith("--xla_cpu_enable_fast_math=false --xla_backend_opt")
+import jax, jax.numpy as jnp
+print(jax.jit(lambda x: jax.nn.softmax(x) @ jnp.arange(4.0))(jnp.zeros(4)))
+"""
+
+
+@pytest.mark.multiprocess
+def test_this_jaxlib_knows_the_flags_of_quick_compiling():
+  """An unknown flag in XLA_FLAGS ends the process. Flags that are there stay."""
+  out = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True)
+  assert (out.returncode, out.stdout.strip()) == (0, "1.5"), out.stderr
