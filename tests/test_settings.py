@@ -71,7 +71,7 @@ def test_the_papers_setting():
     assert found.reward == rewards.RewardSpec("mean", -10.0, count_end=kind == "phase2")
     assert found.optimizer == dataclasses.replace(own.optimizer, schedule="cosine")
   assert dataclasses.replace(paper, phase1=ours.phase1, phase2=ours.phase2) == ours
-  assert dataclasses.replace(ours.rivals["paper_phase1"].phase1, steps=150) == paper.phase1
+  assert dataclasses.replace(ours.rivals["paper_phase1"].phase1, steps=100) == paper.phase1
   with pytest.raises(ValueError, match="minigrid.py:papr: allowed are default, paper"):
     minigrid.get_config("papr")
 
