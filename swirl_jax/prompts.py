@@ -10,6 +10,7 @@ import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from swirl_jax.types import Rollout, Segment, Transition
 
@@ -17,12 +18,44 @@ FIELDS = Transition._fields
 
 
 @dataclasses.dataclass(frozen=True)
-class Template:
-  """A prompt's pieces, in order: tuples of token ids, or the name of a field of the transition;
-  then the field to complete and the markers that end it.
+class Choice:
+  """A piece of a prompt that is one of several literals, paraphrases of one instruction.
+
+  Which one is a function of the row's x alone: that at (Σ of x's token ids) mod n. So the sampler,
+  the update, the reference and the reward read the same words, with no key and no state. The others
+  are padding up to the longest.
   """
 
-  prompt: tuple[str | tuple[int, ...], ...]
+  options: tuple[tuple[int, ...], ...]
+
+  def __post_init__(self):
+    if not self.options or not all(self.options):
+      raise ValueError(f"choice: one option at least, and none empty; found {self.options}")
+
+  def __len__(self) -> int:
+    return max(map(len, self.options))
+
+  def of(self, x: Segment) -> Segment:
+    """x [B, S] → the option of each row, [B, len(self)]."""
+    shape = (len(self.options), len(self))
+    tokens, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    for i, ids in enumerate(self.options):
+      tokens[i, : len(ids)], mask[i, : len(ids)] = ids, True
+    content = jnp.where(x.mask, x.tokens, 0).astype(jnp.uint32).sum(-1, dtype=jnp.uint32)
+    drawn = content % np.uint32(len(self.options))
+    return Segment(jnp.asarray(tokens)[drawn], jnp.asarray(mask)[drawn])
+
+
+Piece = str | tuple[int, ...] | Choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+  """A prompt's pieces, in order: tuples of token ids, choices of these, or the name of a field of
+  the transition; then the field to complete and the markers that end it.
+  """
+
+  prompt: tuple[Piece, ...]
   target: str
   end: tuple[int, ...]
 
@@ -30,7 +63,7 @@ class Template:
     for piece in (*self.prompt, self.target):
       if isinstance(piece, str) and piece not in FIELDS:
         raise ValueError(f"template: unknown field {piece!r}; allowed: {', '.join(FIELDS)}")
-    if len(self.prompt) < 2 or any(isinstance(self.prompt[i], str) for i in (0, -1)):
+    if len(self.prompt) < 2 or any(isinstance(self.prompt[i], str | Choice) for i in (0, -1)):
       raise ValueError(
         f"template: a prompt must begin and end with literal tokens; found {self.prompt}"
       )
@@ -109,6 +142,8 @@ def _pieces(template: Template, transition: Transition, lead: tuple[int, ...]) -
         raise ValueError(f"template: the prompt needs field {piece!r}, but the transition has none")
       lead = segment.tokens.shape[:-1] if len(segment.tokens.shape[:-1]) > len(lead) else lead
       out.append(segment)
+    elif isinstance(piece, Choice):
+      out.append(piece.of(transition.x))
     else:
       out.append(_literal(piece, lead))
   return out
