@@ -46,7 +46,7 @@ class Latents(NamedTuple):
 
 
 def lengths_of(world: builders.World) -> Lengths:
-  return Lengths(world.state_len, world.action_len)
+  return Lengths(world.state_len, world.action_len, world.codes)
 
 
 def load(settings: Settings, world: builders.World, data_dir: str) -> Data:

@@ -53,25 +53,16 @@ def players_of(settings: Settings) -> tuple[programs.Roles, programs.Lengths]:
     real = start.world_of(settings)
     lengths = inputs.lengths_of(real)
     return programs.make_roles(settings, real.tokenizer, lengths), lengths
-  lengths = programs.Lengths(world["state"], world["action"])
+  codes = tuple(world["codes"]) if "codes" in world else None
+  lengths = programs.Lengths(world["state"], world["action"], codes)
   players = programs.make_roles(settings, _Ids(world["vocabulary"]), lengths)
   fwm, idm = players.fwm, players.idm
-  if "codes" in world:
-    fwm = of_images(fwm, lengths, codes=tuple(world["codes"]))
+  if codes:  # behind an image two markers are scored and not sampled: Liquid's are <eoi> <eos>
+    end = (tokenizers.SEP, *fwm.template.end)
+    fwm = dataclasses.replace(fwm, template=dataclasses.replace(fwm.template, end=end))
   fwm = with_instruction(fwm, behind="x", length=world["fwm_prompt"], lengths=lengths)
   idm = with_instruction(idm, behind="y", length=world["idm_prompt"], lengths=lengths)
   return dataclasses.replace(players, fwm=fwm, idm=idm), lengths
-
-
-def of_images(fwm, lengths: programs.Lengths, *, codes: tuple[int, int]):
-  """The FWM as of a world whose state is an image: exactly that many codes are sampled, out of a
-  range of ids, and two markers behind them are scored and not sampled.
-  """
-  decoding = dataclasses.replace(fwm.decoding, length=lengths.state, end=None, allowed=(codes,))
-  end = (tokenizers.SEP, *fwm.template.end)  # Liquid's are <eoi> <eos>
-  return dataclasses.replace(
-    fwm, decoding=decoding, template=dataclasses.replace(fwm.template, end=end)
-  )
 
 
 def prompt_length(template: prompts.Template, lengths: programs.Lengths) -> int:

@@ -22,10 +22,13 @@ from swirl_jax.types import PolicyState
 
 
 class Lengths(NamedTuple):
-  """The most tokens of a state and of an action."""
+  """The most tokens of a state and of an action. codes: where a state is an image, the token ids
+  (start, stop) of its codes, of which it has exactly `state`.
+  """
 
   state: int
   action: int
+  codes: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +45,10 @@ class Roles:
 
 
 def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
-  """Raises ValueError where the model can't be, or its context is shorter than the longest prompt
-  and completion.
+  """The FWM of an image world samples exactly as many codes as an image has, its IDM text alone.
+
+  Raises ValueError where the model can't be, or its context is shorter than the longest prompt and
+  completion.
   """
   if settings.prompts == "chat":
     templates = tuple(prompts.chat_template(tokenizer, field) for field in "yz")
@@ -53,8 +58,10 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
   needed = literals + 2 * lengths.state + lengths.action + 1
   config = model_config(settings, vocab_size=tokenizer.vocab_size, needed_len=needed)
 
-  def role(template, length):
-    decoding = sampling.Decoding(length=length + 1, group=1, end=template.end[-1])
+  def role(template, length, **drawn):
+    decoding = sampling.Decoding(
+      **({"length": length + 1, "group": 1, "end": template.end[-1]} | drawn)
+    )
     return roles.TransformerRole(
       config,
       template,
@@ -62,7 +69,15 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
       gather=settings.mesh.rollout_gather,
     )
 
-  return Roles(role(templates[0], lengths.state), role(templates[1], lengths.action))
+  image, text = {}, {}
+  if lengths.codes is not None:
+    start, stop = lengths.codes
+    others = ((0, start), (stop, tokenizer.vocab_size))
+    image = {"length": lengths.state, "end": None, "allowed": (lengths.codes,)}
+    text = {"allowed": tuple(ids for ids in others if ids[0] < ids[1])}
+  return Roles(
+    role(templates[0], lengths.state, **image), role(templates[1], lengths.action, **text)
+  )
 
 
 def sampler(role: roles.TransformerRole, **decoding) -> roles.TransformerRole:

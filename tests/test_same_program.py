@@ -46,13 +46,11 @@ def made_up_source(lengths, *, actions):
 def players_of(settings, *, images=False):
   """The players of a run; with `images`, states as an image world has them."""
   world = builders.get(settings.world["name"])
-  lengths = inputs.lengths_of(world)
-  players = programs.make_roles(settings, world.tokenizer, lengths)
   if images:
     codes = (tokenizers.IDM + 1, world.tokenizer.vocab_size)
-    fwm = memory.of_images(players.fwm, lengths, codes=codes)
-    players = dataclasses.replace(players, fwm=fwm)
-  return world, players, lengths
+    world = dataclasses.replace(world, codes=codes)
+  lengths = inputs.lengths_of(world)
+  return world, programs.make_roles(settings, world.tokenizer, lengths), lengths
 
 
 def training_call(settings, kind, *, images=False):

@@ -225,6 +225,16 @@ def test_a_context_that_just_fits_and_one_that_is_made_to_fit():
   assert made.of("y") is made.fwm and made.of("z") is made.idm
 
 
+def test_an_image_world_samples_as_many_codes_as_an_image_has_and_names_actions_in_text():
+  size = tiny.TOKENIZER.vocab_size
+  for codes, text in (((7, 12), ((0, 7), (12, size))), ((7, size), ((0, 7),))):
+    made = programs.make_roles(settings.from_config(config()), tiny.TOKENIZER,
+                               LENGTHS._replace(codes=codes))  # fmt: skip
+    fwm, idm = made.fwm.decoding, made.idm.decoding
+    assert (fwm.length, fwm.end, fwm.allowed) == (tiny.STATE, None, (codes,))
+    assert (idm.length, idm.end, idm.allowed) == (tiny.ACTION + 1, tiny.TOKENIZER.eos, text)
+
+
 @pytest.mark.parametrize(
   "changes, message",
   [

@@ -50,6 +50,8 @@ class World:
   source: the SHA-256 of the file that the world was made from, where it was made from one.
   reader: a tokenizer of subwords, trained on the world's text or a language model's; state_len and
     action_len then count its tokens. None: one token a word.
+  codes: the token ids (start, stop) of an image's codes; every state then is exactly `state_len` of
+    them, and an action holds none. None: a state is text.
   """
 
   name: str
@@ -61,6 +63,7 @@ class World:
   render: Callable[..., np.ndarray] | None
   source: str = ""
   reader: Any = None
+  codes: tuple[int, int] | None = None
 
   @functools.cached_property
   def tokenizer(self) -> Any:
