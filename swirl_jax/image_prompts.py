@@ -8,6 +8,7 @@ the reward scores them (`Template.end`, `sampling.Decoding.end`).
 from swirl_jax.prompts import Choice, Template
 
 LAYOUTS = ("liquid", "chameleon")
+SEPARATOR = "<reserved08706>"  # Chameleon's end of what is asked
 
 # What a role, "y" (FWM) or "z" (IDM), is asked for; a row has one of them (`prompts.Choice`).
 INSTRUCTIONS = {
@@ -63,9 +64,6 @@ def image_template(tokenizer, target: str, layout: str) -> Template:
     return Template(prompt, "y", (t.eoi, t.eos))
   prompt = (begin, "x", (t.eoi, t.boi), "y", end, instruction, closing)
   return Template(prompt, "z", (t.eos,))
-
-
-SEPARATOR = "<reserved08706>"  # Chameleon's end of what is asked
 
 
 def _turn(t, target: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swirl_jax import phases, prompts, roles, sampling, sft, sharding
+from swirl_jax import image_prompts, phases, prompts, roles, sampling, sft, sharding
 from swirl_jax.models import lora, transformer
 from swirl_jax.optimizer import Schedule
 from swirl_jax.plan import Stage
@@ -50,12 +50,11 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
   Raises ValueError where the model can't be, or its context is shorter than the longest prompt and
   completion.
   """
-  if settings.prompts == "chat":
-    templates = tuple(prompts.chat_template(tokenizer, field) for field in "yz")
-  else:
-    templates = prompts.fwm_template(tokenizer), prompts.idm_template(tokenizer)
-  literals = max(sum(len(p) for p in t.prompt if not isinstance(p, str)) for t in templates)
-  needed = literals + 2 * lengths.state + lengths.action + 1
+  templates = tuple(template_of(settings.prompts, tokenizer, field) for field in "yz")
+  literals = max(
+    sum(len(p) for p in t.prompt if not isinstance(p, str)) + len(t.end) for t in templates
+  )
+  needed = literals + 2 * lengths.state + lengths.action
   config = model_config(settings, vocab_size=tokenizer.vocab_size, needed_len=needed)
 
   def role(template, length, **drawn):
@@ -78,6 +77,23 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
   return Roles(
     role(templates[0], lengths.state, **image), role(templates[1], lengths.action, **text)
   )
+
+
+def template_of(name: str, tokenizer, target: str) -> prompts.Template:
+  """The template called `name` (`settings.PROMPTS`) of a role, "y" or "z". Raises ValueError for a
+  tokenizer that can't fill it.
+  """
+  if name in image_prompts.LAYOUTS:
+    return image_prompts.image_template(tokenizer, target, name)
+  if name == "chat":
+    return prompts.chat_template(tokenizer, target)
+  if not hasattr(tokenizer, "sep"):
+    raise ValueError(
+      f"prompts = {name!r}: the tokenizer of an image model has none of our markers; allowed are "
+      f"{', '.join(image_prompts.LAYOUTS)}."
+    )
+  make = prompts.fwm_template if target == "y" else prompts.idm_template
+  return make(tokenizer)
 
 
 def sampler(role: roles.TransformerRole, **decoding) -> roles.TransformerRole:

@@ -28,7 +28,7 @@ LINES = (
   (1, ("charts",)),
   (1, ("theory/exact", "theory/worlds", "theory/__init__")),
   (2, ("logprob", "sampling")),
-  (2, ("prompts",)),
+  (2, ("prompts", "image_prompts")),
   (3, ("roles", "rewards", "sft")),
   (4, ("phases",)),
   (4, ("evaluation/",)),

@@ -30,15 +30,13 @@ class ImageTokenizer:
   """A text tokenizer, and the ids of an image's codes.
 
   code_ids: the id of code c, for every c: a `range` (Liquid) or a permutation of one (Chameleon).
-  boi, eoi: the markers around an image. vocab_size: of the model, padding rows included: no token
-  is ever added, since a new id would stand among the codes.
+  boi, eoi: the markers around an image. No token is ever added: its id would stand among the codes.
   """
 
   text: FastTokenizer
   code_ids: Sequence[int]
   boi: int
   eoi: int
-  vocab_size: int
 
   added = ()
 
@@ -49,10 +47,6 @@ class ImageTokenizer:
         f"code ids: {len(self.code_ids)} ids from {start} to {stop - 1}; allowed is one range of "
         "ids, each of them once."
       )
-    if not 0 <= start < stop <= self.vocab_size:
-      raise ValueError(
-        f"code ids {start} to {stop - 1}: the model has the ids 0 to {self.vocab_size - 1}."
-      )
     for name in ("pad", "bos", "eos", "boi", "eoi"):
       if start <= getattr(self, name) < stop:
         raise ValueError(f"code ids {start} to {stop - 1}: {name} = {getattr(self, name)} is one.")
@@ -60,8 +54,13 @@ class ImageTokenizer:
   pad, bos, eos = (property(lambda self, n=n: getattr(self.text, n)) for n in ("pad", "bos", "eos"))
 
   @property
+  def vocab_size(self) -> int:
+    """One more than the greatest id. A model's may be larger: its last rows are then padding."""
+    return max(self.text.vocab_size, self.codes[1])
+
+  @property
   def known(self) -> int:
-    """The rows of the model that have a meaning: all."""
+    """The tokens that the model was trained with: all."""
     return self.vocab_size
 
   @property
@@ -151,20 +150,19 @@ def open_tokenizer(folder, config: Mapping[str, Any], *, codes: int) -> ImageTok
   boi, eoi = (marker(text, n) for n in MARKERS.get(config["model_type"], LIQUID_MARKERS))
   size = config["vocab_size"]
   if config["model_type"] == "chameleon":
-    ids = chameleon_ids(config.get("vocabulary_map") or {})
-    found = f"{len(ids)}"
-    fits = len(ids) == codes
+    ids: Sequence[int] = chameleon_ids(config.get("vocabulary_map") or {})
+    found, fits = f"{len(ids)}", len(ids) == codes and max(ids) < size
   else:
     start = text.vocab_size
     ids, spare = range(start, start + codes), size - start - codes
-    found = f"{size - start} (of {size} rows {start} are the text's)"
+    found = f"{size - start} (of {size} rows, {start} are the text's)"
     fits = 0 <= spare <= min(PADDING, codes - 1)
   if not fits:
     raise ValueError(
       f"the image tokenizer (VQ) has {codes} codes; the image vocabulary of {str(folder)!r} has "
       f"{found}. They must be those of one model."
     )
-  return ImageTokenizer(text, ids, boi, eoi, max(size, text.vocab_size))
+  return ImageTokenizer(text, ids, boi, eoi)
 
 
 def chameleon_ids(vocabulary_map: Mapping[str, int]) -> tuple[int, ...]:
