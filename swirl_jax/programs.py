@@ -57,10 +57,8 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
   needed = literals + 2 * lengths.state + lengths.action
   config = model_config(settings, vocab_size=tokenizer.vocab_size, needed_len=needed)
 
-  def role(template, length, **drawn):
-    decoding = sampling.Decoding(
-      **({"length": length + 1, "group": 1, "end": template.end[-1]} | drawn)
-    )
+  def role(template, length, end, allowed):
+    decoding = sampling.Decoding(length=length, group=1, end=end, allowed=allowed)
     return roles.TransformerRole(
       config,
       template,
@@ -68,15 +66,16 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
       gather=settings.mesh.rollout_gather,
     )
 
-  image, text = {}, {}
-  if lengths.codes is not None:
+  ends = [template.end[-1] for template in templates]
+  action = lengths.action + 1
+  if lengths.codes is None:
+    drawn = (lengths.state + 1, ends[0], None), (action, ends[1], None)
+  else:
     start, stop = lengths.codes
     others = ((0, start), (stop, tokenizer.vocab_size))
-    image = {"length": lengths.state, "end": None, "allowed": (lengths.codes,)}
-    text = {"allowed": tuple(ids for ids in others if ids[0] < ids[1])}
-  return Roles(
-    role(templates[0], lengths.state, **image), role(templates[1], lengths.action, **text)
-  )
+    text = tuple(ids for ids in others if ids[0] < ids[1])
+    drawn = (lengths.state, None, (lengths.codes,)), (action, ends[1], text)
+  return Roles(*(role(template, *how) for template, how in zip(templates, drawn, strict=True)))
 
 
 def template_of(name: str, tokenizer, target: str) -> prompts.Template:
