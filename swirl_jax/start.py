@@ -9,10 +9,10 @@ from typing import Any
 import jax
 
 from swirl_jax import programs, rng, sharding
-from swirl_jax.data import builders, fast_tokenizers
+from swirl_jax.data import builders, fast_tokenizers, image_tokenizers
 from swirl_jax.models import huggingface, vocabulary
 from swirl_jax.models.transformer import TransformerConfig
-from swirl_jax.settings import Settings
+from swirl_jax.settings import DataSettings, Settings
 
 
 def data_dir(settings: Settings, folder: os.PathLike) -> str:
@@ -23,7 +23,8 @@ def data_dir(settings: Settings, folder: os.PathLike) -> str:
 def world_of(settings: Settings, folder: os.PathLike | None = None) -> builders.World:
   """The world of the run in a folder, read by the checkpoint's tokenizer where there is one.
 
-  Raises ValueError where the world comes from another file than that of the run.
+  Raises ValueError where the world comes from another file than that of the run, and where the
+  checkpoint is no model of this world's pictures.
   """
   own = {name: value for name, value in settings.world.items() if name != "name"}
   where = (settings.data.dir or None) if folder is None else data_dir(settings, folder)
@@ -38,9 +39,25 @@ def world_of(settings: Settings, folder: os.PathLike | None = None) -> builders.
       )
   if not settings.pretrained:
     return world
-  reader = fast_tokenizers.open_tokenizer(huggingface.resolve(settings.pretrained))
-  d = settings.data
+  checkpoint, d = huggingface.resolve(settings.pretrained), settings.data
+  if world.codes is not None:
+    return _of_images(world, checkpoint, d)
+  reader = fast_tokenizers.open_tokenizer(checkpoint)
   return dataclasses.replace(world, reader=reader, state_len=d.state_len, action_len=d.action_len)
+
+
+def _of_images(world: builders.World, checkpoint: pathlib.Path, d: DataSettings) -> builders.World:
+  """A world of pictures read by an image model's tokenizer: its codes have the model's ids."""
+  if d.state_len != world.state_len:
+    raise ValueError(
+      f"data.state_len = {d.state_len}: a picture of this world has {world.state_len} codes; "
+      "allowed is just that."
+    )
+  start, stop = world.codes
+  reader = image_tokenizers.open_tokenizer(
+    checkpoint, huggingface.read_config(checkpoint), codes=stop - start
+  )
+  return dataclasses.replace(world, reader=reader, codes=reader.codes, action_len=d.action_len)
 
 
 def initial_params(
