@@ -1,5 +1,5 @@
-"""Tokenizers of image language models: text by the checkpoint's own tokenizer; the codes of pictures,
-words like `<17>` (`image_codes.py`), by their place in the model's vocabulary.
+"""Tokenizers of image language models: text by the checkpoint's own tokenizer; the codes of
+pictures, words like `<17>` (`image_codes.py`), by their place in the model's vocabulary.
 
 Liquid (arXiv:2412.04332) has its codes behind the text tokenizer's vocabulary, code c at its size
 plus c. Chameleon (arXiv:2405.09818) has them inside, in an order that `vocabulary_map` of
