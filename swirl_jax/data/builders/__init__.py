@@ -7,7 +7,6 @@ in array_record. `swirl_jax/data/builders/minigrid.py` is an example. An environ
 by worker processes is a collector (`data/collection.py`), and one line in `COLLECTED`.
 """
 
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -20,10 +19,12 @@ from typing import Any
 import numpy as np
 
 from swirl_jax.data.tokenizers import WordTokenizer
+from swirl_jax.data.whole_files import locked
 
 WORLDS = {  # name → module
   "jsonl": "swirl_jax.data.builders.jsonl",
   "minigrid": "swirl_jax.data.builders.minigrid",
+  "minigrid_pixels": "swirl_jax.data.builders.minigrid_pixels",
 }
 _COLLECTED = "swirl_jax.data.builders.collected"  # makes worlds of these:
 COLLECTED = {  # name → the collector's module
@@ -98,8 +99,7 @@ def _collect(builder, folder: pathlib.Path) -> None:
   """Prepares under a lock; tfds writes beside `folder` and renames when whole."""
   import tensorflow_datasets as tfds
 
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with _locked(folder.parent / ".lock"):
+  with locked(folder.parent / ".lock"):
     if folder.exists():  # another process was first
       return
     for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
@@ -109,16 +109,6 @@ def _collect(builder, folder: pathlib.Path) -> None:
       file_format="array_record",
       download_config=tfds.download.DownloadConfig(try_download_gcs=False),
     )
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path):
-  """Holds an exclusive lock on a file; the system releases it when the process dies."""
-  import fcntl
-
-  with open(path, "w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield
 
 
 def get(

@@ -7,21 +7,19 @@ What a state hides can make a transition no function of (x, z): all lines of an 
 several y are left out, and counted as `conflicting`.
 """
 
-import contextlib
-import fcntl
 import functools
 import importlib
 import json
-import os
 import pathlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
 from swirl_jax.data import collection, transition_lines
 from swirl_jax.data.builders import World, text_world
 from swirl_jax.data.transition_lines import same
+from swirl_jax.data.whole_files import locked, write_lines
 
 # labelled: the most labelled transitions of training, 0 for all. bpe: the size of the BPE
 # vocabulary trained on training's text, 0 for one token a word. met: a key of `text_world.MET`.
@@ -62,7 +60,7 @@ def _read(
   module: str, own: Mapping[str, Any], folder: pathlib.Path, settings, workers: int | None
 ) -> text_world.Source:
   path = folder / _LINES
-  with _locked(folder):
+  with locked(folder.with_suffix(".lock")):
     if not path.exists():
       _collect(module, own, folder, workers)
   digest, lines = transition_lines.read({"path": str(path), "heldout_levels": ()})
@@ -71,15 +69,6 @@ def _read(
   counts["dropped"] = dict(list(summary["dropped"].items())[:_SHOWN])
   shares = {"seed": 0, "heldout_levels": (), "path": str(path), **settings}
   return text_world.source_of(digest, lines, shares, {"collection": counts})
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-  """One process at a time; the system releases the lock when the process dies."""
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with open(folder.with_suffix(".lock"), "w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield
 
 
 def _collect(module: str, own: Mapping[str, Any], folder: pathlib.Path, workers) -> None:
@@ -96,11 +85,11 @@ def _collect(module: str, own: Mapping[str, Any], folder: pathlib.Path, workers)
     by_split = counts.setdefault(episode.split, Counter())
     by_split.update({"episodes": 1, "transitions": len(played.lines), **played.counts})
   packages = importlib.import_module(module).PACKAGES
-  _write(folder / _SUMMARY, [json.dumps({
+  write_lines(folder / _SUMMARY, [json.dumps({
     "collector": module, "settings": dict(own), "counts": counts, "dropped": found.dropped,
     "versions": {package: metadata.version(package) for package in packages},
   }, indent=2)])  # fmt: skip
-  _write(folder / _LINES, map(json.dumps, lines))
+  write_lines(folder / _LINES, map(json.dumps, lines))
 
 
 def without_conflicts(lines: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], int]:
@@ -111,13 +100,3 @@ def without_conflicts(lines: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[
     led[cause(line)].add(same(line["y"]))
   kept = [line for line in lines if len(led[cause(line)]) == 1]
   return kept, len(lines) - len(kept)
-
-
-def _write(path: pathlib.Path, lines: Iterable[str]) -> None:
-  """The whole file or none."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  with open(temporary, "w", encoding="utf-8") as file:
-    file.writelines(f"{line}\n" for line in lines)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)

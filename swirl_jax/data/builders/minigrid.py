@@ -70,7 +70,7 @@ PHRASES = {
 }
 CLASSES = tuple(PHRASES)  # MiniGrid's order: the index is the environment's action
 
-_CELLS = (
+CELLS = (
   *("empty", "wall", "goal", *OBJECTS, *DOORS),
   *(f"agent_{d}{on}" for on in ("", "_on_goal", "_on_yellow_door_open") for d in DIRECTIONS),
 )
@@ -95,6 +95,11 @@ def _meanings() -> dict[str, str]:
     for thing in _handled(kind)
     for phrase in phrases
   }
+
+
+def phrase_words() -> tuple[str, ...]:
+  """Every word that a phrase may hold, once."""
+  return tuple(dict.fromkeys(word for phrase in _meanings() for word in phrase.split()))
 
 
 def action_class(phrase: str) -> str | None:
@@ -322,10 +327,10 @@ def _builder(settings: Mapping[str, int], data_dir: str, world: World) -> Minigr
 # -- pictures ----------------------------------------------------------------------------------
 
 
-def render(state: str, marks: Sequence[int] = (), *, tile: int = 24) -> np.ndarray:
+def render(state: str, marks: Sequence[int] = (), *, side: int = 24) -> np.ndarray:
   """A picture of a state, by MiniGrid's own tiles: the room in its walls, below it what is carried.
 
-  uint8 [7 · tile, 6 · tile, 3]. The words at the positions in `marks` are outlined in magenta. A
+  uint8 [7 · side, 6 · side, 3]. The words at the positions in `marks` are outlined in magenta. A
   word that is no cell is drawn as a striped tile, as is a missing one; cells past the sixteenth
   make the picture higher.
   """
@@ -334,13 +339,13 @@ def render(state: str, marks: Sequence[int] = (), *, tile: int = 24) -> np.ndarr
   held = [i for i, word in enumerate(words) if word.startswith("carrying_")]
   rows = max(WIDTH, -(-len(cells) // WIDTH))
   height, width = rows + 2, WIDTH + 2
-  picture = np.zeros(((height + 1) * tile, width * tile, 3), np.uint8)
+  picture = np.zeros(((height + 1) * side, width * side, 3), np.uint8)
 
   def draw(row, column, word, marked=False):
-    image = _tile(word, tile)
+    image = tile(word, side)
     if marked:
       image[:2], image[-2:], image[:, :2], image[:, -2:] = [(255, 0, 255)] * 4
-    picture[row * tile : (row + 1) * tile, column * tile : (column + 1) * tile] = image
+    picture[row * side : (row + 1) * side, column * side : (column + 1) * side] = image
 
   for row, column in itertools.product(range(height), range(width)):
     if row in (0, height - 1) or column in (0, width - 1):
@@ -356,18 +361,19 @@ def render(state: str, marks: Sequence[int] = (), *, tile: int = 24) -> np.ndarr
   return picture
 
 
-def _tile(word: str, size: int) -> np.ndarray:
+def tile(word: str, size: int) -> np.ndarray:
   """MiniGrid's picture of one cell; striped for a word that is no cell. uint8 [size, size, 3]"""
   from minigrid.core.grid import Grid
 
-  if word not in _CELLS:
+  if word not in CELLS:
     stripes = np.indices((size, size)).sum(0) // 4 % 2
     return np.repeat(np.uint8(60 + 80 * stripes)[..., None], 3, axis=-1)
   direction, cell = None, word
   if word.startswith("agent_"):
     direction, _, cell = word.removeprefix("agent_").partition("_on_")
     direction = DIRECTIONS.index(direction)
-  return Grid.render_tile(_object(cell), agent_dir=direction, tile_size=size).copy()
+  drawn = Grid.render_tile(_object(cell), agent_dir=direction, tile_size=size)
+  return np.rint(drawn).astype(np.uint8)
 
 
 def world(settings: Mapping[str, int], data_dir: str | None) -> World:
@@ -375,12 +381,11 @@ def world(settings: Mapping[str, int], data_dir: str | None) -> World:
     low, high = (0, 2**31 - 1) if name == "seed" else (1, SEEDS // 100)
     if type(value) is not int or not low <= value <= high:
       raise ValueError(f"minigrid: {name} is {value!r}, must be an integer from {low} to {high}")
-  phrases = _meanings()
   return World(
     name="minigrid",
-    words=(*_CELLS, *_CARRIED, *dict.fromkeys(w for phrase in phrases for w in phrase.split())),
+    words=(*CELLS, *_CARRIED, *phrase_words()),
     state_len=WIDTH * WIDTH + 1,
-    action_len=max(len(phrase.split()) for phrase in phrases),
+    action_len=max(len(phrase.split()) for phrase in _meanings()),
     builder=functools.partial(_builder, settings),
     action_class=action_class,
     render=render,
