@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from swirl_jax import programs, rng, sharding
+from swirl_jax import codecs, programs, rng, sharding
 from swirl_jax.data import builders, fast_tokenizers, image_tokenizers
 from swirl_jax.models import huggingface, vocabulary
 from swirl_jax.models.transformer import TransformerConfig
@@ -28,7 +28,8 @@ def world_of(settings: Settings, folder: os.PathLike | None = None) -> builders.
   """
   own = {name: value for name, value in settings.world.items() if name != "name"}
   where = (settings.data.dir or None) if folder is None else data_dir(settings, folder)
-  world = builders.get(settings.world["name"], own, where)
+  codec = codecs.of_world(settings.world)
+  world = builders.get(settings.world["name"], own, where, codec=codec)
   begun = None if folder is None else pathlib.Path(folder) / "dataset.json"
   if begun is not None and begun.exists():
     found = json.loads(begun.read_text()).get("source", "")

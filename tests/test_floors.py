@@ -38,6 +38,7 @@ LINES = (
     5,
     (
       "settings",
+      "codecs",
       "plan",
       "programs",
       "inputs",
@@ -53,7 +54,7 @@ LINES = (
       "comparison_page",
     ),
   ),
-  (6, ("main", "predict", "export", "memory", "collect", "compare")),
+  (6, ("main", "predict", "export", "memory", "collect", "compare", "tokenize_images")),
 )
 TOP = 6  # every __main__
 

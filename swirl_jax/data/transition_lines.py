@@ -85,7 +85,9 @@ def _object(raw: bytes) -> dict[str, Any]:
   return found
 
 
-def _line(number: int, raw: bytes, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _line(
+  number: int, raw: bytes, settings: Mapping[str, Any], optional: Sequence[str]
+) -> dict[str, Any]:
   """The fields of one line, checked as far as a line alone can be."""
   found = _object(raw)
   for name in found:
@@ -93,7 +95,7 @@ def _line(number: int, raw: bytes, settings: Mapping[str, Any]) -> dict[str, Any
       _refuse("a field", name, f"one of {', '.join(FIELDS)}")
   for name, kind in FIELDS.items():
     if name not in found:
-      if name in REQUIRED:
+      if name in REQUIRED and name not in optional:
         raise Refused(f"{name} is missing, must be {KINDS[kind]}")
       continue
     value = found[name]
@@ -104,6 +106,7 @@ def _line(number: int, raw: bytes, settings: Mapping[str, Any]) -> dict[str, Any
         _refuse(name, value, f"free of control characters ({control.group()!r})")
       if name != "z" and not value.strip():
         _refuse(name, value, "text with a word in it")
+  found = {**dict.fromkeys(optional, ""), **found}
   x, y, z = found["x"], found["y"], found.get("z", "")
   for name, text in (("x", x), ("y", y), ("z", z)):
     if special := set(text.split()) & set(SPECIAL):
@@ -135,8 +138,13 @@ def stop(path: str, errors: Sequence[tuple[int, str]]) -> None:
     raise ValueError(f"{path}, line {number}: {what}.{more}")
 
 
-def read(settings: Mapping[str, Any]) -> tuple[str, list[Line]]:
-  """The SHA-256 of the file and its lines, or a ValueError that names the first bad one."""
+def read(
+  settings: Mapping[str, Any], *, name: str = "config.world.path", optional: Sequence[str] = ()
+) -> tuple[str, list[Line]]:
+  """The SHA-256 of the file and its lines, or a ValueError that names the first bad one.
+
+  name: what errors call the file's setting. optional: fields that may be missing, and are "" then.
+  """
   path, digest = settings["path"], hashlib.sha256()
   lines, errors, episodes, actions = [], [], {}, {}
   try:
@@ -144,7 +152,7 @@ def read(settings: Mapping[str, Any]) -> tuple[str, list[Line]]:
       for number, raw in enumerate(file, start=1):
         digest.update(raw)
         try:
-          found = _line(number, raw, settings)
+          found = _line(number, raw, settings, optional)
           _agree(found, episodes, actions)
         except Refused as error:
           errors.append((number, str(error)))
@@ -152,11 +160,11 @@ def read(settings: Mapping[str, Any]) -> tuple[str, list[Line]]:
         turn = episodes[found["episode"]]["lines"] - 1
         lines.append(Line(**{"turn": turn} | found))
   except OSError as error:
-    raise ValueError(f"config.world.path = {path!r}: {error.strerror}.") from None
+    raise ValueError(f"{name} = {path!r}: {error.strerror}.") from None
   stop(path, errors)
   if not lines:
-    raise ValueError(f"config.world.path = {path!r}: the file is empty.")
-  named = {name: episode["split"][0] for name, episode in episodes.items() if episode["split"]}
+    raise ValueError(f"{name} = {path!r}: the file is empty.")
+  named = {key: episode["split"][0] for key, episode in episodes.items() if episode["split"]}
   return digest.hexdigest(), [n._replace(split=named.get(n.episode, "")) for n in lines]
 
 

@@ -41,7 +41,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
   Raises CheckpointFilesError, naming the file and what it is about: no zip of torch.save (the
   format before torch 1.6 is none), a pickle that calls something else than what makes tensors,
-  a value that is no tensor, a storage that is missing, compressed, or too short.
+  a value that is no tensor or not finite, a storage that is missing, compressed, or too short.
   """
   path = Path(path)
   if not path.is_file():
@@ -76,6 +76,8 @@ def _tensors(path: Path, saved) -> dict[str, np.ndarray]:
       raise CheckpointFilesError(
         f"{path}: {name!r} is a {type(value).__name__}; a state dict holds tensors by name."
       )
+    if not np.isfinite(value).all():
+      raise CheckpointFilesError(f"tensor {name!r} in {path}: NaN or infinity in it.")
   return dict(saved)
 
 

@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from swirl_jax.data.codec import Codec
 from swirl_jax.data.tokenizers import WordTokenizer
 from swirl_jax.data.whole_files import locked
 
 WORLDS = {  # name → module
+  "images": "swirl_jax.data.builders.images",
   "jsonl": "swirl_jax.data.builders.jsonl",
   "minigrid": "swirl_jax.data.builders.minigrid",
   "minigrid_pixels": "swirl_jax.data.builders.minigrid_pixels",
@@ -53,6 +55,7 @@ class World:
     action_len then count its tokens. None: one token a word.
   codes: the token ids (start, stop) of an image's codes; every state then is exactly `state_len` of
     them, and an action holds none. None: a state is text.
+  vq: the digest of the VQ model whose codes those are, where data and model may lie apart.
   """
 
   name: str
@@ -65,6 +68,7 @@ class World:
   source: str = ""
   reader: Any = None
   codes: tuple[int, int] | None = None
+  vq: str = ""
 
   @functools.cached_property
   def tokenizer(self) -> Any:
@@ -117,11 +121,13 @@ def get(
   data_dir: str | None = None,
   *,
   workers: int | None = None,
+  codec: Codec | None = None,
 ) -> World:
   """The world called `name` under settings, the others at their defaults. `data_dir`: where its
   data lies or will lie, for a world whose vocabulary is that of its data; one that is `COLLECTED`
-  is collected there if it wasn't, by `workers` processes (None: one a core). Raises ValueError for
-  settings that it hasn't, and for values that can't be.
+  is collected there if it wasn't, by `workers` processes (None: one a core). `codec`: the tokenizer
+  of a world of pictures, one with a setting `vq`, which names its folder (`swirl_jax/codecs.py`).
+  Raises ValueError for settings that it hasn't, and for values that can't be.
   """
   names = sorted({*WORLDS, *COLLECTED})
   if name not in names:
@@ -133,6 +139,8 @@ def get(
   else:
     module = importlib.import_module(WORLDS[name])
     defaults, make = module.DEFAULTS, module.world
+    if "vq" in defaults:
+      make = functools.partial(make, codec=codec)
   settings = settings or {}
   for key in settings:
     if key not in defaults:
