@@ -9,6 +9,7 @@ from swirl_jax.prompts import Choice, Template
 
 LAYOUTS = ("liquid", "chameleon")
 SEPARATOR = "<reserved08706>"  # Chameleon's end of what is asked
+UNCONDITIONAL = "<unconditional>"  # what Liquid's guidance leads away from: a picture of anything
 
 # What a role, "y" (FWM) or "z" (IDM), is asked for; a row has one of them (`prompts.Choice`).
 INSTRUCTIONS = {
@@ -47,7 +48,9 @@ def image_template(tokenizer, target: str, layout: str) -> Template:
 
   "liquid" has the IDM's prompt inside a chat turn of Gemma; "chameleon" ends what is asked with its
   separator, `<reserved08706>`. z has a line of its own, so that the tokens that the IDM samples are
-  those of its text there too. Raises ValueError where the tokenizer lacks a marker.
+  those of its text there too. Guidance leads away from `<bos> <unconditional> <boi>` as Liquid's own
+  does, with Chameleon from the prompt without z. Raises ValueError where the tokenizer lacks a
+  marker.
   """
   t = tokenizer
   if not hasattr(t, "boi"):
@@ -60,9 +63,7 @@ def image_template(tokenizer, target: str, layout: str) -> Template:
   instruction = Choice(tuple(tuple(t.encode(text)) for text in INSTRUCTIONS[target]))
   begin, end = (t.bos, *opening, t.boi), (t.eoi, *line)
   if target == "y":
-    prompt = (begin, "x", end, instruction, line, "z", (*closing, t.boi))
-    return Template(prompt, "y", (t.eoi, t.eos))
-  prompt = (begin, "x", (t.eoi, t.boi), "y", end, instruction, closing)
+  XX  prompt = (begin, "x", (t.eoi, t.boi), "y", end, instruction, closing)
   return Template(prompt, "z", (t.eos,))
 
 

@@ -100,6 +100,12 @@ def sampler(role: roles.TransformerRole, **decoding) -> roles.TransformerRole:
   return dataclasses.replace(role, decoding=dataclasses.replace(role.decoding, **decoding))
 
 
+def drawn_with(role: roles.TransformerRole, settings: PhaseSettings) -> roles.TransformerRole:
+  """The role with the truncation and the guidance that a phase samples with."""
+  names = ("top_k", "top_p", "guidance")
+  return sampler(role, **{name: getattr(settings, name) for name in names})
+
+
 def sft_spec(
   settings: SftSettings, players: tuple[roles.TransformerRole, ...], *, hide_z: bool = False
 ) -> sft.SftSpec:
@@ -118,7 +124,7 @@ def phase_spec(
     reference = "frozen"
   algorithm = {f.name: getattr(settings, f.name) for f in dataclasses.fields(phases.Algorithm)}
   return phases.PhaseSpec(
-    policy=sampler(policy, group=settings.group, top_k=settings.top_k, top_p=settings.top_p),
+    policy=sampler(drawn_with(policy, settings), group=settings.group),
     frozen=frozen,
     latent=players.idm if phase == "phase1" else None,
     optimizer=settings.optimizer.build(),

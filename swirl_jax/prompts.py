@@ -46,27 +46,33 @@ class Choice:
     return Segment(jnp.asarray(tokens)[drawn], jnp.asarray(mask)[drawn])
 
 
-Piece = str | tuple[int, ...] | Choice
+Pieces = tuple[str | tuple[int, ...] | Choice, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Template:
   """A prompt's pieces, in order: tuples of token ids, choices of these, or the name of a field of
   the transition; then the field to complete and the markers that end it.
+
+  unconditional: the pieces of the prompt that guidance leads away from; None: those of `prompt`,
+  the fields other than x empty. The FWM's then asks for y given x alone.
   """
 
-  prompt: tuple[Piece, ...]
+  prompt: Pieces
   target: str
   end: tuple[int, ...]
+  unconditional: Pieces | None = None
 
   def __post_init__(self):
-    for piece in (*self.prompt, self.target):
+    both = (self.prompt,) if self.unconditional is None else (self.prompt, self.unconditional)
+    for piece in (*sum(both, ()), self.target):
       if isinstance(piece, str) and piece not in FIELDS:
         raise ValueError(f"template: unknown field {piece!r}; allowed: {', '.join(FIELDS)}")
-    if len(self.prompt) < 2 or any(isinstance(self.prompt[i], str | Choice) for i in (0, -1)):
-      raise ValueError(
-        f"template: a prompt must begin and end with literal tokens; found {self.prompt}"
-      )
+    for pieces in both:
+      if len(pieces) < 2 or any(isinstance(pieces[i], str | Choice) for i in (0, -1)):
+        raise ValueError(
+          f"template: a prompt must begin and end with literal tokens; found {pieces}"
+        )
     if not self.end:
       raise ValueError("template: a completion needs an end marker; found none")
 
@@ -130,12 +136,12 @@ def _literal(ids: tuple[int, ...], lead: tuple[int, ...]) -> Segment:
   return Segment(tokens, jnp.ones(shape, bool))
 
 
-def _pieces(template: Template, transition: Transition, lead: tuple[int, ...]) -> list[Segment]:
-  """The prompt's pieces as segments; a literal takes the shape of the piece before it, the first
+def _pieces(pieces: Pieces, transition: Transition, lead: tuple[int, ...]) -> list[Segment]:
+  """A prompt's pieces as segments; a literal takes the shape of the piece before it, the first
   one `lead`.
   """
   out = []
-  for piece in template.prompt:
+  for piece in pieces:
     if isinstance(piece, str):
       segment = getattr(transition, piece)
       if segment is None:
@@ -151,7 +157,16 @@ def _pieces(template: Template, transition: Transition, lead: tuple[int, ...]) -
 
 def prompt(template: Template, transition: Transition) -> Segment:
   """The whole prompt of transitions whose fields are all [B, S] → [B, P]."""
-  return concatenate(_pieces(template, transition, transition.x.tokens.shape[:1]))
+  return concatenate(_pieces(template.prompt, transition, transition.x.tokens.shape[:1]))
+
+
+def unconditional(template: Template, transition: Transition) -> Segment:
+  """The prompt that guidance leads away from, [B, P']."""
+  if template.unconditional is not None:
+    return prompt(dataclasses.replace(template, prompt=template.unconditional), transition)
+  for field in FIELDS:
+    transition = transition if field == "x" else hide(transition, field)
+  return prompt(template, transition)
 
 
 def scored(template: Template, transition: Transition, target: Segment) -> Scored:
@@ -162,7 +177,7 @@ def scored(template: Template, transition: Transition, target: Segment) -> Score
   the group.
   """
   lead = target.tokens.shape[:2]
-  pieces = _pieces(template, transition, lead[:1])
+  pieces = _pieces(template.prompt, transition, lead[:1])
   split = next((i for i, s in enumerate(pieces) if s.tokens.ndim == 3), len(pieces))
   if split == 0:
     raise ValueError("template: a prompt must begin with a piece that the group shares")

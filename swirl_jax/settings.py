@@ -91,6 +91,8 @@ class PhaseSettings(phases.Algorithm):
   each update, 0 for none.
   latents: "fresh" draws z in every step; "cached" annotates every pair once, greedily, and drops
   those whose mean log-probability is under `latent_floor`. They are read by Phase I alone.
+  guidance: the scale, from 1 (none), by which samples are led away from the policy's unconditional
+  prompt; twice the work of a rollout. What is trained is the policy without it.
   validate_every: as for `SftSettings`; nothing is decided by these scores.
   """
 
@@ -101,6 +103,7 @@ class PhaseSettings(phases.Algorithm):
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
+  guidance: float = 1.0
   beta: float = 0.1
   clip_low: float = 0.2
   clip_high: float = 0.2
@@ -124,6 +127,8 @@ class PhaseSettings(phases.Algorithm):
     for name in ("temperature", "latent_temperature", "importance_cap"):
       if getattr(self, name) <= 0:
         raise ValueError(f"{name} = {getattr(self, name)}: allowed is more than 0.")
+    if not 1.0 <= self.guidance < float("inf"):
+      raise ValueError(f"guidance = {self.guidance}: allowed is a number from 1.")
     for name in ("beta", "clip_low", "clip_high", "anchor_weight"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name} = {getattr(self, name)}: allowed is 0 or more.")

@@ -31,8 +31,8 @@ class Rollout(NamedTuple):
 
   tokens int32 [B, G, T]; mask bool [B, G, T]; logp float32 [B, G, T], of the policy itself
   (temperature 1, renormalised over the allowed tokens); logp_sampler float32 [B, G, T], of the
-  distribution that was drawn from (temperature, top-k, top-p); complete bool [B, G], whether the
-  end marker was reached within T tokens.
+  distribution that was drawn from (guidance, temperature, top-k, top-p); complete bool [B, G],
+  whether the end marker was reached within T tokens.
   """
 
   tokens: jax.Array

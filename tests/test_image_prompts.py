@@ -75,6 +75,16 @@ def test_a_prompt_reads_as_it_should(tokenizers, layout, target):
   assert template.end == ((t.eoi, t.eos) if target == "y" else (t.eos,))
 
 
+def test_what_guidance_leads_away_from(tokenizers):
+  transition = batch(tokenizers["liquid"], 2)
+  template = image_prompts.image_template(tokenizers["liquid"], "y", "liquid")
+  found = prompts.unconditional(template, transition)
+  assert read(tokenizers["liquid"], tiny.real(found, 1)) == "<bos><unconditional><boi>"
+  template = image_prompts.image_template(tokenizers["chameleon"], "y", "chameleon")
+  found = prompts.unconditional(template, batch(tokenizers["chameleon"], 2))
+  assert read(tokenizers["chameleon"], tiny.real(found, 1)).endswith(":\n<reserved08706><racm3:break>")
+
+
 def test_the_action_has_the_ids_that_its_text_has_there(tokenizers):
   """z is encoded by itself, and the line before it ends with a token of its own."""
   t = tokenizers["liquid"]

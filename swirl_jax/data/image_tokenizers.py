@@ -89,6 +89,10 @@ class ImageTokenizer:
     """
     return marker(self.text, name)
 
+  def markup(self, text: str) -> list[int]:
+    """The ids of a text in which the names of special tokens are these tokens."""
+    return self.tokenizer.encode(text, add_special_tokens=False)
+
   def encode(self, text: str) -> list[int]:
     """Image ids of a text that is wholly code words, text ids of any other. ValueError for a code
     that the model doesn't have, and for text with the name of an image's token in it.
