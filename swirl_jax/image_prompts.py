@@ -46,11 +46,11 @@ def image_template(tokenizer, target: str, layout: str) -> Template:
   FWM: `<bos> <boi> x <eoi> \\n INSTRUCTION \\n z <boi>` → `y <eoi> <eos>`.
   IDM: `<bos> <boi> x <eoi> <boi> y <eoi> \\n INSTRUCTION` → `z <eos>`.
 
-  "liquid" has the IDM's prompt inside a chat turn of Gemma; "chameleon" ends what is asked with its
-  separator, `<reserved08706>`. z has a line of its own, so that the tokens that the IDM samples are
-  those of its text there too. Guidance leads away from `<bos> <unconditional> <boi>` as Liquid's own
-  does, with Chameleon from the prompt without z. Raises ValueError where the tokenizer lacks a
-  marker.
+  "liquid" has the IDM's prompt inside a chat turn of Gemma; "chameleon" ends what is asked with
+  its separator, `<reserved08706>`. z has a line of its own: the ids that the IDM samples are then
+  those that its text has there. Guidance leads away from `<bos> <unconditional> <boi>`, as in
+  Liquid's own code; with Chameleon from the prompt without z. Raises ValueError where the
+  tokenizer lacks a marker.
   """
   t = tokenizer
   if not hasattr(t, "boi"):
