@@ -63,7 +63,10 @@ def image_template(tokenizer, target: str, layout: str) -> Template:
   instruction = Choice(tuple(tuple(t.encode(text)) for text in INSTRUCTIONS[target]))
   begin, end = (t.bos, *opening, t.boi), (t.eoi, *line)
   if target == "y":
-  XX  prompt = (begin, "x", (t.eoi, t.boi), "y", end, instruction, closing)
+    prompt = (begin, "x", end, instruction, line, "z", (*closing, t.boi))
+    unconditional = ((t.bos, *t.markup(UNCONDITIONAL)), (t.boi,)) if layout == "liquid" else None
+    return Template(prompt, "y", (t.eoi, t.eos), unconditional)
+  prompt = (begin, "x", (t.eoi, t.boi), "y", end, instruction, closing)
   return Template(prompt, "z", (t.eos,))
 
 

@@ -4,18 +4,22 @@ states.
     python -m swirl_jax.predict --workdir=runs/minigrid --x="..." --z="pick up the red key" --n=4
     python -m swirl_jax.predict --workdir=runs/minigrid --x="..." --y="..."
 
-With `--verify` the FWM's samples are ranked by the IDM: the paper's test-time verification.
+With `--verify` the FWM's samples are ranked by the IDM: the paper's test-time verification. Where
+states are pictures (docs/images.md), `--x` and `--y` are picture files or codes, and `--out` is the
+folder that predicted ones are written into.
 """
 
 import functools
+import math
+import pathlib
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import app, flags, logging
 
-from swirl_jax import programs, rewards, rng, trained
-from swirl_jax.data import pipeline
+from swirl_jax import codecs, programs, rewards, rng, trained
+from swirl_jax.data import image_codes, images, pipeline
 from swirl_jax.types import Segment, Transition
 
 
@@ -34,9 +38,32 @@ class Predictor:
     with trained.open_run(workdir) as run:
       self.world, self.players, self.mesh, self.names = run.world, run.players, run.mesh, run.names
       self.models = run.models(*run.names.values())
+      self.codec = codecs.of_world(run.settings.world)
     self.lengths = pipeline.Lengths(
       self.world.state_len, self.world.state_len, self.world.action_len
     )
+
+  def state(self, given: str) -> str:
+    """A state as the world's text: as given, or the codes of the picture file that it names."""
+    if self.world.codes is None or not pathlib.Path(given).is_file():
+      return given
+    if self.codec is None:
+      raise ValueError(f"{given!r} is a picture, but the run's config.world.vq names no VQ model.")
+    side = self.codec.factor * math.isqrt(self.world.state_len)
+    pixels = images.prepare(images.open_image(given, name=given), side)
+    return image_codes.codes_text(self.codec.encode(pixels[None])[0])
+
+  def write_pictures(self, answers: list[Answer], folder: str) -> list[pathlib.Path]:
+    """Predicted states as PNG files, in the answers' order."""
+    from PIL import Image
+
+    out, side = pathlib.Path(folder), math.isqrt(self.world.state_len)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"prediction-{i + 1}.png" for i in range(len(answers))]
+    for path, answer in zip(paths, answers, strict=True):
+      codes = image_codes.text_codes(answer.text).reshape(1, side, side)
+      Image.fromarray(self.codec.decode(codes)[0]).save(path)
+    return paths
 
   def next_states(
     self,
@@ -102,27 +129,35 @@ def main(argv):
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   if (given.y is None) == (given.z is None):
     raise app.UsageError("give either --z (to predict the next state) or --y (to name the action)")
-  if given.verify and given.z is None:
-    raise app.UsageError("--verify ranks next states: give --z")
+  for name in ("verify", "out"):
+    if given[name].value and given.z is None:
+      raise app.UsageError(f"--{name} is for next states: give --z")
   logging.set_verbosity(logging.WARNING)
   try:
     predictor = Predictor(given.workdir)
     draw = {"n": given.n, "temperature": given.temperature, "seed": given.seed}
+    if given.out and predictor.codec is None:
+      raise ValueError("--out: the run's config.world.vq names no VQ model that draws pictures.")
+    x = predictor.state(given.x)
     if given.z is not None:
-      answers = predictor.next_states(given.x, given.z, verify=given.verify, **draw)
+      answers = predictor.next_states(x, given.z, verify=given.verify, **draw)
     else:
-      answers = predictor.actions(given.x, given.y, **draw)
+      answers = predictor.actions(x, predictor.state(given.y), **draw)
+    shown = [answer.text for answer in answers]
+    if given.out:
+      shown = predictor.write_pictures(answers, given.out)
   except ValueError as error:
     raise app.UsageError(str(error)) from None
-  for answer in answers:
+  for answer, text in zip(answers, shown, strict=True):
     verified = "" if answer.verified is None else f"  IDM {answer.verified:8.3f}"
-    print(f"{answer.logp:9.3f}{verified}  {answer.text}")
+    print(f"{answer.logp:9.3f}{verified}  {text}")
 
 
 if __name__ == "__main__":
   flags.DEFINE_string("workdir", None, "The folder of a run.")
-  flags.DEFINE_string("x", None, "The state before, as text.")
+  flags.DEFINE_string("x", None, "The state before: text, or a picture's file.")
   flags.DEFINE_string("y", None, "The state after: asks for the action.")
+  flags.DEFINE_string("out", None, "The folder that predicted pictures are written into.")
   flags.DEFINE_string("z", None, "The action: asks for the state after.")
   flags.DEFINE_integer("n", 1, "Samples; 1 is the most likely tokens.", lower_bound=1)
   flags.DEFINE_float("temperature", 1.0, "Of the samples, if n > 1.")

@@ -10,7 +10,7 @@ import numpy as np
 from swirl_jax.data import fast_tokenizers
 from tests.models import test_huggingface as tiny_files
 
-CODES = 16
+CODES = 32  # as of `vq_folder` in tests/data/test_images_world.py
 LIQUID = ("<boi>", "<eoi>", "<start_of_turn>", "<end_of_turn>")
 CHAMELEON = ("<racm3:break>", "<eoss>", "<reserved08706>")
 ORDER = tuple(int(i) for i in np.random.default_rng(0).permutation(CODES))  # ORDER[k]: k-th's code

@@ -126,7 +126,8 @@ def load_params(
       raise ValueError(f"parameter {sharding.leaf_path(path)}: tensor_table has no row for it.")
     return _fill(shape.shape, layout, rows, tensors, config, DTYPES[dtype])
 
-  return jax.tree_util.tree_map_with_path(fill, shapes, layouts)
+  with jax.set_mesh(sharding.NO_MESH):  # each device's part is filled by itself
+    return jax.tree_util.tree_map_with_path(fill, shapes, layouts)
 
 
 def _check(tensors: dict[str, Tensor], rows: Sequence[Row], config: TransformerConfig, folder):

@@ -69,8 +69,8 @@ def test_what_is_malformed_equals_no_text(liquid):
 
 def test_codes_and_names_that_cannot_be(liquid, chameleon):
   for tokenizer in (liquid, chameleon):
-    with pytest.raises(ValueError, match=r"code <16> is outside .* image vocabulary of 16 codes"):
-      tokenizer.encode("<3> <16>")
+    with pytest.raises(ValueError, match=r"code <32> is outside .* image vocabulary of 32 codes"):
+      tokenizer.encode("<3> <32>")
   with pytest.raises(ValueError, match="holds the name of an image's token: 'see IMGIMGDZ'"):
     chameleon.encode("see IMGIMGDZ")
   assert liquid.boi not in liquid.encode("a <boi> b")  # as the text it is
@@ -85,7 +85,7 @@ def test_equal_by_content(liquid, chameleon, folders):
 def test_a_vq_of_another_model_is_refused(folders):
   size = tiny_liquid.config_of(folders["gemma"])["vocab_size"]
   for codes in (CODES + 1, 7):
-    message = f"VQ. has {codes} codes; the image vocabulary of .* has 16"
+    message = f"VQ. has {codes} codes; the image vocabulary of .* has {CODES}"
     with pytest.raises(ValueError, match=message + f" .of {size} rows"):
       opened(folders["gemma"], codes=codes)
     with pytest.raises(ValueError, match=message):
