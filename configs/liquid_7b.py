@@ -19,8 +19,9 @@ by ourselves:
 - whether the two warm models differ: the authors' code warms one model up on both directions, by
   five epochs of about 400,000 transitions. `:shared` does so; separate weights train each direction
   by itself for as many epochs, from the same checkpoint;
-- the multi-turn sequences among the warm-up's data, which make the authors' length 10,265: here a
-  transition is one turn;
+- the multi-turn sequences among the warm-up's data, which make the authors' length 10,265 where the
+  model's context is 8,192: here a transition is one turn, and `--config.warmup_fwm.turns=6` makes
+  sequences of at most 7,500 tokens where episodes have several;
 - weight decay and clipping in the phases (none and 1.0, the defaults of the authors' trainer; their
   script clips the IDM at 0.1), the IDM's longest action (64), and how evaluation is batched.
 
@@ -85,7 +86,7 @@ def warmup(*, steps):
   betas are 0.9 and 0.95 everywhere.
   """
   return {
-    "steps": steps, "batch": 128, "validate_every": 0, "patience": 0,
+    "steps": steps, "batch": 128, "turns": 1, "validate_every": 0, "patience": 0,
     "optimizer": {
       "learning_rate": 2e-5, "warmup_steps": steps // 20, "schedule": "cosine",
       "weight_decay": 0.01, "clip_norm": 1.0,

@@ -1,12 +1,11 @@
-"""The tokenizers of worlds of pictures: from a VQ model's folder to the `Codec` that a world asks.
+"""The tokenizers of worlds of pictures: a VQ model as the `Codec` that a world is handed.
 
-`data/` knows no models: who opens a world (`start.world_of`, `collect`) opens its codec here and
-hands it over.
+`data/` knows no models: who opens a world hands it its codec (`start.codec_of_world`).
 """
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,24 +14,25 @@ import numpy as np
 from swirl_jax.data import images
 from swirl_jax.data.codec import Codec
 from swirl_jax.models import vqgan, vqgan_files
+from swirl_jax.models.vqgan import VQConfig
 
 
-def of_world(world: Mapping[str, Any]) -> Codec | None:
-  """The codec of `config.world`; None for a world that names none (`vq` is "" or no setting)."""
-  folder = world.get("vq", "")
-  if not isinstance(folder, str):
-    raise ValueError(f"config.world.vq = {folder!r}: allowed is the folder of a VQ model, or ''.")
-  return open_codec(folder) if folder else None
+def open_codec(folder: str | os.PathLike, *, draws: bool = True) -> Codec:
+  """The codec of a VQ model's folder (`models/vqgan_files.py`). The model goes to the device when
+  it is first asked.
 
-
-def open_codec(folder: str | os.PathLike) -> Codec:
-  """The codec of a VQ model's folder (`models/vqgan_files.py`), one compiled program for each
-  shape. The model goes to the device when it is first asked.
-
-  Raises ValueError, or another of `vqgan_files.load`, naming what is wrong with the folder.
+  Raises ValueError naming what is wrong with the folder; with `draws`, that is also a model without
+  a decoder, before a run comes to its report.
   """
-  config = vqgan_files.load(folder).config
+  config, found = vqgan_files.load(folder)
+  if draws:
+    vqgan.require_decoder(found)
   params = functools.cache(lambda: vqgan_files.load(folder).params)
+  return codec_of(config, params, digest=vqgan_files.digest(folder))
+
+
+def codec_of(config: VQConfig, params: Callable[[], Any], *, digest: str = "") -> Codec:
+  """The codec of a model, one compiled program for each shape."""
 
   @jax.jit
   def encode(params, pictures):
@@ -45,7 +45,7 @@ def open_codec(folder: str | os.PathLike) -> Codec:
   return Codec(
     size=config.codes,
     factor=config.factor,
-    digest=vqgan_files.digest(folder),
+    digest=digest,
     encode=lambda pictures: np.asarray(encode(params(), pictures)),
     decode=lambda codes: np.asarray(decode(params(), codes)),
   )

@@ -39,8 +39,11 @@ def _run(config: Mapping[str, Any], folder: str, cores: Sequence[int]) -> None:
   with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
     import jax
 
-    from swirl_jax import train
+    from swirl_jax import process, train
 
+    process.keep_freed_memory()
+    if config.get("compile") == "quick":
+      process.compile_quickly()
     if jax.config.jax_compilation_cache_dir is None:  # the runs have most programs in common
       jax.config.update("jax_compilation_cache_dir", str(path.parent / "compiled"))
     stdlib_logging.getLogger("jax").setLevel(stdlib_logging.WARNING)

@@ -65,9 +65,9 @@ def image_template(tokenizer, target: str, layout: str) -> Template:
   if target == "y":
     prompt = (begin, "x", end, instruction, line, "z", (*closing, t.boi))
     unconditional = ((t.bos, *t.markup(UNCONDITIONAL)), (t.boi,)) if layout == "liquid" else None
-    return Template(prompt, "y", (t.eoi, t.eos), unconditional)
+    return Template(prompt, "y", (t.eoi, t.eos), (t.bos,), unconditional)
   prompt = (begin, "x", (t.eoi, t.boi), "y", end, instruction, closing)
-  return Template(prompt, "z", (t.eos,))
+  return Template(prompt, "z", (t.eos,), (t.bos,))
 
 
 def _turn(t, target: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -15,6 +15,11 @@ def main(argv):
   logging.set_verbosity(logging.WARNING)
   import jax  # after the flags, so that --help costs nothing
 
+  from swirl_jax import process
+
+  process.keep_freed_memory()
+  if flags.FLAGS.config.get("compile") == "quick":
+    process.compile_quickly()
   coordinator = os.environ.get("SWIRL_COORDINATOR")  # set by launch/
   if coordinator == "auto":
     jax.distributed.initialize()

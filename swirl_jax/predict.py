@@ -10,7 +10,6 @@ folder that predicted ones are written into.
 """
 
 import functools
-import math
 import pathlib
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from swirl_jax import codecs, programs, rewards, rng, trained
+from swirl_jax import programs, rewards, rng, start, trained
 from swirl_jax.data import image_codes, images, pipeline
 from swirl_jax.types import Segment, Transition
 
@@ -38,7 +37,9 @@ class Predictor:
     with trained.open_run(workdir) as run:
       self.world, self.players, self.mesh, self.names = run.world, run.players, run.mesh, run.names
       self.models = run.models(*run.names.values())
-      self.codec = codecs.of_world(run.settings.world)
+      self._codec = functools.partial(
+        start.codec_of_world, run.settings.world, start.data_dir(run.settings, workdir), None
+      )
     self.lengths = pipeline.Lengths(
       self.world.state_len, self.world.state_len, self.world.action_len
     )
@@ -47,23 +48,22 @@ class Predictor:
     """A state as the world's text: as given, or the codes of the picture file that it names."""
     if self.world.codes is None or not pathlib.Path(given).is_file():
       return given
-    if self.codec is None:
-      raise ValueError(f"{given!r} is a picture, but the run's config.world.vq names no VQ model.")
-    side = self.codec.factor * math.isqrt(self.world.state_len)
-    pixels = images.prepare(images.open_image(given, name=given), side)
-    return image_codes.codes_text(self.codec.encode(pixels[None])[0])
+    blank = image_codes.codes_text(np.zeros(self.world.state_len, int))
+    height, width, _ = self.draw([blank])[0].shape
+    picture = images.open_image(given, name=given)
+    if picture.size == (width, height):
+      pixels = np.asarray(picture)
+    elif width == height:
+      pixels = images.prepare(picture, width)
+    else:
+      raise ValueError(f"{given!r} has {picture.size} pixels; this world's: {(width, height)}.")
+    return image_codes.codes_text(self._codec().encode(pixels[None])[0])
 
-  def write_pictures(self, answers: list[Answer], folder: str) -> list[pathlib.Path]:
-    """Predicted states as PNG files, in the answers' order."""
-    from PIL import Image
-
-    out, side = pathlib.Path(folder), math.isqrt(self.world.state_len)
-    out.mkdir(parents=True, exist_ok=True)
-    paths = [out / f"prediction-{i + 1}.png" for i in range(len(answers))]
-    for path, answer in zip(paths, answers, strict=True):
-      codes = image_codes.text_codes(answer.text).reshape(1, side, side)
-      Image.fromarray(self.codec.decode(codes)[0]).save(path)
-    return paths
+  def draw(self, states: list[str]) -> np.ndarray:
+    """States of a world of pictures, decoded: uint8 [N, H, W, 3]."""
+    if self.world.pictures is None:
+      raise ValueError("pictures: the run's config.world.vq names no VQ model to make them with.")
+    return self.world.pictures(states)
 
   def next_states(
     self,
@@ -123,6 +123,18 @@ class Predictor:
     return Transition(**fields)
 
 
+def write_pictures(pictures: np.ndarray, folder: str) -> list[pathlib.Path]:
+  """uint8 [N, H, W, 3] as PNG files, prediction-1.png and so on; the folder is made."""
+  from PIL import Image
+
+  out = pathlib.Path(folder)
+  out.mkdir(parents=True, exist_ok=True)
+  paths = [out / f"prediction-{i + 1}.png" for i in range(len(pictures))]
+  for path, picture in zip(paths, pictures, strict=True):
+    Image.fromarray(picture).save(path)
+  return paths
+
+
 def main(argv):
   given = flags.FLAGS
   if len(argv) > 1:
@@ -136,8 +148,8 @@ def main(argv):
   try:
     predictor = Predictor(given.workdir)
     draw = {"n": given.n, "temperature": given.temperature, "seed": given.seed}
-    if given.out and predictor.codec is None:
-      raise ValueError("--out: the run's config.world.vq names no VQ model that draws pictures.")
+    if given.out and predictor.world.pictures is None:
+      raise ValueError("--out: this run has no pictures, or its config.world.vq names no VQ model.")
     x = predictor.state(given.x)
     if given.z is not None:
       answers = predictor.next_states(x, given.z, verify=given.verify, **draw)
@@ -145,7 +157,7 @@ def main(argv):
       answers = predictor.actions(x, predictor.state(given.y), **draw)
     shown = [answer.text for answer in answers]
     if given.out:
-      shown = predictor.write_pictures(answers, given.out)
+      shown = write_pictures(predictor.draw(shown), given.out)
   except ValueError as error:
     raise app.UsageError(str(error)) from None
   for answer, text in zip(answers, shown, strict=True):

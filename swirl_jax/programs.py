@@ -55,6 +55,10 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
     sum(len(p) for p in t.prompt if not isinstance(p, str)) + len(t.end) for t in templates
   )
   needed = literals + 2 * lengths.state + lengths.action
+  if settings.turns > 1:
+    link = sum(len(p) for p in prompts.continuation(templates[0]) if not isinstance(p, str))
+    turn = link + lengths.action + lengths.state + len(templates[0].end)
+    needed += (settings.turns - 1) * turn
   config = model_config(settings, vocab_size=tokenizer.vocab_size, needed_len=needed)
 
   def role(template, length, end, allowed):

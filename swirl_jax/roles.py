@@ -55,6 +55,11 @@ class Role(Protocol):
   def target(self, segment: Segment) -> Segment:
     """A field as the role would have produced it, with its end markers: [..., S] → [..., S + n]."""
 
+  def sequence(self, turns: Transition) -> tuple[Segment, jax.Array]:
+    """A target over several turns and what of it is scored, of a role that is trained on such; see
+    `prompts.sequence`.
+    """
+
   def content(self, rollout: Rollout) -> Segment:
     """What was sampled, as a field: [B, G, T]."""
 
@@ -105,6 +110,9 @@ class TransformerRole:
 
   def target(self, segment):
     return prompts.with_end(segment, self.template.end)
+
+  def sequence(self, turns):
+    return prompts.sequence(self.template, turns)
 
   def content(self, rollout):
     return prompts.content(rollout, self.decoding.end)

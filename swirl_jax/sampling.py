@@ -30,9 +30,9 @@ class Decoding:
 
   length: T, the most tokens of a completion, end marker included. group: G. end: id of the end
   marker; None: every completion has exactly T tokens, as an image has. top_k: 0 keeps all tokens.
-  top_p: 1.0 keeps all. greedy: the most likely token. allowed: ranges (start, stop) of token ids,
-  rising and disjoint, None for all; must hold `end`. guidance: the scale s; 1.0 is none, and costs
-  nothing.
+  top_p: 1.0 keeps all. greedy: the most likely token, of guided logits where there is guidance.
+  allowed: ranges (start, stop) of token ids, rising and disjoint, None for all; must hold `end`.
+  guidance: the scale s; 1.0 is none, and costs nothing.
   """
 
   length: int

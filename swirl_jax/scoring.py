@@ -47,7 +47,6 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   e, data = run.settings.evaluation, run.data
   warm, now = warm_models(run.plan), final_models(run.plan)
   fwm, idm = drawing(run, "y"), drawing(run, "z")
-  common = {k: v for k, v in _common(run, "y").items() if k != "world"}
   rows = []
   for split in [name for name in ("validation", "test") if name in data.examples]:
     found = one_step.best_of(
@@ -58,7 +57,7 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
       data.examples[split],
       n=e.best_of,
       key=rng.stream(run.root, "evaluation", "best_of", split),
-      **common,
+      **_common(run, "y"),
     )
     rows.append(_final_row("warmup", "best_of", split, found["metrics"], found["by_episode"]))
 
@@ -88,7 +87,7 @@ def perf(run, stage: Stage, found: dict[str, Any], seconds: float) -> dict[str, 
   utilisation where the peak is known, memory.
 
   FLOPs are 2 per parameter and token of a forward pass and 6 of an update, embeddings left out;
-  padding and attention scores don't count.
+  attention scores don't count, and padding in supervised steps alone.
   """
   lengths = run.data.lengths
   samples = (
@@ -96,10 +95,13 @@ def perf(run, stage: Stage, found: dict[str, Any], seconds: float) -> dict[str, 
     if "length" in found
     else float(stage.settings.batch * len(stage.fields))
   )
+  rows = run.data.turns.get(stage.name)  # of sequences, the turns behind the first: their mean
+  further = 0.0 if rows is None else stage.settings.batch * ((rows >= 0).sum() / len(rows) - 1.0)
   tokens = (
     float(found["length"].sum)
     if "length" in found
     else samples * (2 * lengths.state + lengths.action)
+    + further * (lengths.state + lengths.action)
   )
   flops = _flops(run, stage, tokens, samples * (lengths.state + lengths.action))
   out = {

@@ -19,9 +19,11 @@ from swirl_jax.typed import build, convert
 
 WEIGHTS = ("separate", "shared")
 PROMPTS = ("plain", "chat", *image_prompts.LAYOUTS)
+COMPILE = ("optimized", "quick")
 PHASES = ("phase1", "phase2")
 MODELS = ("fwm", "idm")
-SOURCES = ("fwm_labels", "idm_labels", "pseudo", "mixed")
+LABELS = ("fwm_labels", "idm_labels")
+SOURCES = (*LABELS, "pseudo", "mixed")
 LATENTS = ("fresh", "cached")
 # Names of methods and models that no rival may have.
 TAKEN = {"warmup", "swirl", "prior", "fwm", "idm", "model", "warm", "warm_fwm", "warm_idm"}
@@ -35,6 +37,14 @@ def _at_least(name: str, value: int, low: int) -> None:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
   if value not in allowed:
     raise ValueError(f"{name} = {value!r}: allowed are {list(allowed)}.")
+
+
+def _one_turn(name: str, stage: "SftSettings") -> None:
+  if stage.turns != 1:
+    raise ValueError(
+      f"{name}.turns = {stage.turns}: allowed is 1; only the FWM's supervised training on labels "
+      f"(warmup_fwm, or a rival whose model is 'fwm' and data one of {list(LABELS)}) has more."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +74,8 @@ class OptimizerSettings:
 class SftSettings:
   """Supervised training: at most `steps` updates of `batch` transitions.
 
+  turns: of the FWM on labels alone, the most transitions of an episode that follow each other in
+  one sequence, x0 z1 y1 z2 y2 ..., whose every y counts; `batch` is then of sequences.
   The model is scored on validation every `validate_every` steps (greedy exact match; the IDM's by
   the action's meaning), 0 for never. With `patience` > 0 training stops after so many scores
   without a new best, and the best parameters are kept.
@@ -74,10 +86,12 @@ class SftSettings:
   optimizer: OptimizerSettings
   validate_every: int = 0
   patience: int = 0
+  turns: int = 1
 
   def __post_init__(self):
     _at_least("steps", self.steps, 0)
     _at_least("batch", self.batch, 1)
+    _at_least("turns", self.turns, 1)
     _at_least("patience", self.patience, 0)
     _at_least("validate_every", self.validate_every, 1 if self.patience else 0)
 
@@ -198,6 +212,8 @@ class Rival:
       raise ValueError(f"confident = {self.confident}: allowed is a share above 0, at most 1.")
     if (self.sft is None) != bool(self.phases):
       raise ValueError("sft: allowed is either sft, or phase1 and phase2, or one of these two.")
+    if self.sft is not None and (self.model != "fwm" or self.data not in LABELS):
+      _one_turn("sft", self.sft)
 
   @property
   def phases(self) -> tuple[tuple[str, PhaseSettings], ...]:
@@ -286,6 +302,8 @@ class Settings:
   prompts: "plain" has markers between the fields, "chat" the tokenizer's chat template; "liquid"
   and "chameleon" are the layouts of image models (`image_prompts`).
 
+  compile: "quick" leaves LLVM's optimisations out on CPU, for runs of seconds (`process`).
+
   rivals: other methods by name; compare: those of them that are run, after SWIRL.
   """
 
@@ -304,6 +322,7 @@ class Settings:
   rivals: Mapping[str, Rival] = dataclasses.field(default_factory=dict)
   pretrained: str = ""
   prompts: str = "plain"
+  compile: str = "optimized"
   evaluation: EvaluationSettings = EvaluationSettings()
   mesh: MeshSettings = MeshSettings()
   checkpoint: CheckpointSettings = CheckpointSettings()
@@ -311,12 +330,15 @@ class Settings:
   def __post_init__(self):
     _one_of("weights", self.weights, WEIGHTS)
     _one_of("prompts", self.prompts, PROMPTS)
+    _one_of("compile", self.compile, COMPILE)
     for name in ("state_len", "action_len"):
       if self.pretrained and not getattr(self.data, name):
         raise ValueError(f"data.{name} = 0: allowed with `pretrained` is a whole number from 1.")
       if not self.pretrained and getattr(self.data, name):
         raise ValueError(f"data.{name}: without `pretrained` the world decides it; allowed is 0.")
     _at_least("seed", self.seed, 0)
+    _one_turn("pretrain", self.pretrain)
+    _one_turn("warmup_idm", self.warmup_idm)
     if "name" not in self.world:
       raise ValueError("world.name is missing.")
     if taken := {*self.rivals} & TAKEN:
@@ -341,6 +363,12 @@ class Settings:
         )
       if phase.kl_in == "reward" and not phase.beta:
         raise ValueError(f"{name}.kl_in = 'reward' needs {name}.beta above 0.")
+
+  @property
+  def turns(self) -> int:
+    """The most turns of a sequence that is trained on."""
+    compared = [self.rivals[name].sft for name in self.compare]
+    return max(s.turns for s in (self.warmup_fwm, *compared) if s is not None)
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:

@@ -4,12 +4,15 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from swirl_jax import codecs, programs, rng, sharding
 from swirl_jax.data import builders, fast_tokenizers, image_tokenizers
+from swirl_jax.data.codec import Codec
 from swirl_jax.models import huggingface, vocabulary
 from swirl_jax.models.transformer import TransformerConfig
 from swirl_jax.settings import DataSettings, Settings
@@ -28,8 +31,7 @@ def world_of(settings: Settings, folder: os.PathLike | None = None) -> builders.
   """
   own = {name: value for name, value in settings.world.items() if name != "name"}
   where = (settings.data.dir or None) if folder is None else data_dir(settings, folder)
-  codec = codecs.of_world(settings.world)
-  world = builders.get(settings.world["name"], own, where, codec=codec)
+  world = builders.get(settings.world["name"], own, where, codecs=codec_of_world)
   begun = None if folder is None else pathlib.Path(folder) / "dataset.json"
   if begun is not None and begun.exists():
     found = json.loads(begun.read_text()).get("source", "")
@@ -59,6 +61,18 @@ def _of_images(world: builders.World, checkpoint: pathlib.Path, d: DataSettings)
     checkpoint, huggingface.read_config(checkpoint), codes=stop - start
   )
   return dataclasses.replace(world, reader=reader, codes=reader.codes, action_len=d.action_len)
+
+
+def codec_of_world(
+  settings: Mapping[str, Any], data_dir: str | None, pictures: Callable[[], np.ndarray] | None
+) -> Codec | None:
+  """The tokenizer of a world of pictures (`builders.Codecs`): the VQ model in the folder
+  `settings["vq"]`, None where that is "". Raises ValueError for what is no such folder.
+  """
+  folder = settings["vq"]
+  if not isinstance(folder, str):
+    raise ValueError(f"config.world.vq = {folder!r}: allowed is the folder of a VQ model, or ''.")
+  return codecs.open_codec(folder) if folder else None
 
 
 def initial_params(

@@ -25,7 +25,7 @@ def main(argv):
   workers = len(os.sched_getaffinity(0)) if f.workers is None else f.workers
   try:
     summary = tokenize_job.tokenize(
-      f.lines, f.out, codecs.open_codec(f.vq), size=f.size, batch=f.batch, part=f.part,
+      f.lines, f.out, codecs.open_codec(f.vq, draws=False), size=f.size, batch=f.batch, part=f.part,
       workers=workers, most_refused=f.most_refused, versions=_versions(),
     )  # fmt: skip
   except (ValueError, tokenize_job.JobError, image_workers.WorkerError) as error:
@@ -53,7 +53,7 @@ def define_flags() -> None:
   flags.DEFINE_string("vq", None, "The VQ model's folder.")
   flags.DEFINE_string("out", None, "The folder of codes: a new one, or one that was begun.")
   flags.DEFINE_integer("size", 512, "Pixels a side of a prepared picture.", 1)
-  flags.DEFINE_integer("batch", 16, "Pictures that are encoded at once.", 1)
+  flags.DEFINE_integer("batch", 8, "Pictures that are encoded at once.", 1)
   flags.DEFINE_integer("part", 512, "Pictures a part: what a kill costs at most.", 1)
   flags.DEFINE_integer("workers", None, "Processes that read; none given: one a core.", 0)
   flags.DEFINE_float("most_refused", 0.1, "The share of the pictures that may be refused.", 0, 1)

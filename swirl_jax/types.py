@@ -19,7 +19,11 @@ class Segment(NamedTuple):
 
 
 class Transition(NamedTuple):
-  """A batch of transitions: x becomes y under the action z; z is None where it is latent."""
+  """A batch of transitions: x becomes y under the action z; z is None where it is latent.
+
+  Fields are [B, S]. K turns that follow each other, of which each begins where the one before
+  ended, are one whose y and z are [B, K, S].
+  """
 
   x: Segment
   y: Segment

@@ -10,14 +10,18 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
-# Tiny programs that run once: leave LLVM's optimisations out and compile in half the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 _own_cache = None  # the compile cache of this run, removed with it; one that was given is kept
 if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
   _own_cache = tempfile.mkdtemp(prefix="swirl_jax_test_cache_")
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _own_cache
+
+from swirl_jax import process  # noqa: E402
+
+process.keep_freed_memory()  # as the programs do
+if "XLA_FLAGS" not in os.environ:  # tiny programs that run once
+  process.compile_quickly()
 
 import jax  # noqa: E402
 

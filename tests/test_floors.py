@@ -24,7 +24,7 @@ LINES = (
   (0, ("optimizer",)),
   (1, ("models/",)),
   (1, ("data/",)),
-  (1, ("checkpoint", "files", "hosts", "metrics", "typed")),
+  (1, ("checkpoint", "files", "hosts", "metrics", "process", "typed")),
   (1, ("charts",)),
   (1, ("theory/exact", "theory/worlds", "theory/__init__")),
   (2, ("logprob", "sampling")),

@@ -86,6 +86,27 @@ def test_what_guidance_leads_away_from(tokenizers):
   assert text.endswith("\n<reserved08706><racm3:break>") and "turn left" not in text
 
 
+def test_a_further_turn_goes_on_from_the_picture_before(tokenizers):
+  """x1 is y0: its place has been taken, and its end marker written; the instruction is x1's own."""
+  t = tokenizers["liquid"]
+  template = image_prompts.image_template(t, "y", "liquid")
+  transition = batch(t, 8)
+  y, z = (Segment(*(np.asarray(a).reshape(4, 2, -1) for a in s)) for s in transition[1:])
+  found, scored = prompts.sequence(template, Transition(None, y, z))
+  options = image_prompts.INSTRUCTIONS["y"]
+  for b in range(4):
+    first, second = (list(y.tokens[b, k]) for k in range(2))
+    again = options[sum(first) % len(options)]
+    ids = np.asarray(found.tokens[b, 0])
+    text = read(t, ids[np.asarray(found.mask[b, 0])])
+    assert text == (
+      f"{read(t, first)}<eoi><eos>\n{again}\nturn left<boi>{read(t, second)}<eoi><eos>"
+    )
+    assert read(t, ids[np.asarray(scored[b, 0])]) == (
+      f"{read(t, first)}<eoi><eos>{read(t, second)}<eoi><eos>"
+    )
+
+
 def test_the_action_has_the_ids_that_its_text_has_there(tokenizers):
   """z is encoded by itself, and the line before it ends with a token of its own."""
   t = tokenizers["liquid"]

@@ -38,7 +38,7 @@ def tokenize(
   codec: Codec,
   *,
   size: int = 512,
-  batch: int = 16,
+  batch: int = 8,
   part: int = 512,
   workers: int = 0,
   most_refused: float = 0.1,

@@ -32,7 +32,9 @@ class VQConfig:
   one more). attn_levels: the levels with attention after each block; mid_attention: attention
   between the two blocks at the lowest resolution. z_channels: what the encoder puts out.
   embed_dim: the codebook's width. codes: how many vectors it has. groups: of every GroupNorm.
-  dtype: the compute dtype.
+  patch: pictures are cut into squares of so many pixels a side, each encoded and decoded by itself,
+  so that a code says nothing of what lies outside its square; 0: pictures are whole, as in
+  Chameleon. dtype: the compute dtype.
 
   Raises ValueError, naming the field, for what it can't be.
   """
@@ -47,6 +49,7 @@ class VQConfig:
   embed_dim: int = 256
   codes: int = 8192
   groups: int = 32
+  patch: int = 0
   dtype: str = "float32"
 
   def __post_init__(self):
@@ -66,6 +69,11 @@ class VQConfig:
       raise ValueError(f"vq.attn_levels = {self.attn_levels}: a level stands there twice.")
     if not isinstance(self.mid_attention, bool):
       raise ValueError(f"vq.mid_attention = {self.mid_attention!r}: allowed are True and False.")
+    if not _whole(self.patch, 0) or self.patch % self.factor:
+      raise ValueError(
+        f"vq.patch = {self.patch!r}: allowed are multiples of {self.factor}, the pixels per code, "
+        "and 0."
+      )
     if self.dtype not in DTYPES:
       raise ValueError(f"vq.dtype = {self.dtype!r}: allowed are {sorted(DTYPES)}.")
     if self.ch % self.groups:
@@ -86,13 +94,30 @@ class VQConfig:
     return DTYPES[self.dtype]
 
   def grid(self, height: int, width: int) -> tuple[int, int]:
-    """The codes (h, w) of a picture; ValueError for a size that is no multiple of `factor`."""
-    if height < 1 or width < 1 or height % self.factor or width % self.factor:
+    """The codes (h, w) of a picture; ValueError for a size that is no multiple of `factor`, or of
+    `patch` where there is one.
+    """
+    unit = self.patch if self.patch else self.factor
+    if height < 1 or width < 1 or height % unit or width % unit:
       raise ValueError(
-        f"pixels {height} x {width}: allowed are multiples of {self.factor}, the pixels per code "
-        f"of vq.ch_mult = {self.ch_mult}."
+        f"pixels {height} x {width}: allowed are multiples of {unit}, by vq.ch_mult = "
+        f"{self.ch_mult} and vq.patch = {self.patch}."
       )
     return height // self.factor, width // self.factor
+
+
+def cut(x: jax.Array, side: int) -> jax.Array:
+  """Squares of [N, H, W, C], row by row: [N · H/side · W/side, side, side, C]."""
+  n, h, w, c = x.shape
+  squares = x.reshape(n, h // side, side, w // side, side, c).swapaxes(2, 3)
+  return squares.reshape(-1, side, side, c)
+
+
+def join(x: jax.Array, rows: int, columns: int) -> jax.Array:
+  """`rows` × `columns` squares a picture [N · rows · columns, s, s, C] → [N, H, W, C]."""
+  _, side, _, c = x.shape
+  squares = x.reshape(-1, rows, columns, side, side, c).swapaxes(2, 3)
+  return squares.reshape(-1, rows * side, columns * side, c)
 
 
 def _whole(value, least: int) -> bool:
@@ -264,8 +289,11 @@ class VQGAN(nn.Module):
 
   def latents(self, pixels):
     """Pixels → what is quantised, float32 [N, h, w, E]."""
-    x = self.encoder(pixels.astype(self.config.compute_dtype))
-    return self.quant_conv(x).astype(jnp.float32)
+    x, patch = pixels.astype(self.config.compute_dtype), self.config.patch
+    z = self.quant_conv(self.encoder(cut(x, patch) if patch else x))
+    if patch:
+      z = join(z, pixels.shape[1] // patch, pixels.shape[2] // patch)
+    return z.astype(jnp.float32)
 
   def codes(self, latents):
     """[N, h, w, E] → int32 [N, h, w]: argmin over j of |z − e_j|² = |z|² + |e_j|² − 2 z·e_j, where
@@ -278,12 +306,17 @@ class VQGAN(nn.Module):
 
   def vectors(self, codes):
     """int [N, h, w] → float32 [N, h, w, E]; NaN for a code that is none."""
-    return jnp.take(self.codebook.astype(jnp.float32), codes, axis=0, mode="fill")
+    book = self.codebook.astype(jnp.float32)
+    return book.at[codes].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
   def pixels(self, quantised):
     """[N, h, w, E] → pixels float32 [N, H, W, channels], not clipped."""
     x = self.post_quant_conv(quantised.astype(self.config.compute_dtype))
-    return self.decoder(x).astype(jnp.float32)
+    side = self.config.patch // self.config.factor
+    y = self.decoder(cut(x, side) if side else x)
+    if side:
+      y = join(y, x.shape[1] // side, x.shape[2] // side)
+    return y.astype(jnp.float32)
 
   def __call__(self, pixels):
     """See `reconstruct`."""
@@ -296,14 +329,15 @@ class VQGAN(nn.Module):
 
 def init_params(config: VQConfig, key: jax.Array) -> Any:
   """Random parameters, float32. The codebook is uniform in ±1/codes, as the taming code has it."""
-  pixels = jnp.zeros((1, config.factor, config.factor, config.channels))
+  side = config.patch if config.patch else config.factor
+  pixels = jnp.zeros((1, side, side, config.channels))
   return VQGAN(config).init(key, pixels)["params"]
 
 
 def encode(params: Any, config: VQConfig, pixels: jax.Array) -> jax.Array:
   """Pixels float [N, H, W, channels] in [-1, 1] → codes int32 [N, h, w].
 
-  Raises ValueError for another shape, dtype or a size that is no multiple of `config.factor`.
+  Raises ValueError for another shape or dtype, or a size that `config.grid` refuses.
   """
   _check_pixels(config, pixels)
   model = VQGAN(config)

@@ -2,23 +2,26 @@
 
 import dataclasses
 import json
-import pathlib
 import random
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from PIL import Image
 
+from configs import images as config_of_images
 from swirl_jax import codecs, inputs, programs, start, tokenize_images, train
 from swirl_jax.data import builders, fast_tokenizers, tokenize_job, tokenized
+from swirl_jax.data.builders import images
 from swirl_jax.data.codec import Codec
 from swirl_jax.data.image_codes import text_codes
 from swirl_jax.data.pipeline import Split
 from swirl_jax.models import vqgan, vqgan_files
 from swirl_jax.settings import from_config
 from tests.data.test_jsonl import TINY
-from tests.data.test_tokenize_job import CODES, FACTOR, FAKE, SIZE, contents, damage, encode
+from tests.data.test_tokenize_job import CODES, FACTOR, FAKE, SIZE, damage, encode
 
 COLOURS = 6
 
@@ -64,7 +67,7 @@ def tokenise(folder, lines, codec=FAKE, **settings):
 def world(folder, codec=FAKE, data_dir="data", **settings):
   settings = {"path": str(folder / "codes"), **settings}
   where = None if data_dir is None else str(folder / data_dir)
-  return builders.get("images", settings, where, codec=codec)
+  return builders.get("images", settings, where, codecs=lambda *_: codec)
 
 
 def prepared(folder, own):
@@ -204,23 +207,23 @@ def test_a_checkpoints_tokenizer_reads_the_codes(tmp_path):
 # -- a real tokenizer ----------------------------------------------------------------------------
 
 
-def vq_folder(folder, seed=0):
+def vq_folder(folder, seed=0, *, decoder=True):
   """A tiny VQ model whose codebook is made of latents, so that pictures differ in their codes."""
   config = vqgan.VQConfig(ch=8, ch_mult=(1, 1, 1), res_blocks=1, mid_attention=False,
                           z_channels=4, embed_dim=4, codes=32, groups=4)  # fmt: skip
-  params = jax.jit(lambda: vqgan.init_params(config, jax.random.key(seed)))()
   draw_ = np.random.default_rng(seed)
+  shapes = jax.eval_shape(lambda: vqgan.init_params(config, jax.random.key(0)))
+  params = jax.tree.map(lambda a: np.float32(draw_.normal(size=a.shape) / 4), shapes)
   pixels = draw_.choice(40.0 * np.arange(COLOURS) / 127.5 - 1, size=(8, 2, 2, 1))
   pixels = np.float32(pixels).repeat(4, 1).repeat(4, 2).repeat(3, 3)
-  latents = vqgan.VQGAN(config).apply({"params": params}, pixels, method="latents")
-  params["codebook"] = latents.reshape(-1, 4)
+  latents = jax.jit(lambda p, x: vqgan.VQGAN(config).apply({"params": p}, x, method="latents"))
+  params["codebook"] = latents(params, pixels).reshape(-1, 4)
+  params = params if decoder else {k: v for k, v in params.items() if k != "decoder"}
   return str(vqgan_files.save(folder, vqgan_files.VQ(config, params)))
 
 
 def config_of(folder, *options):
-  from configs import images as config  # as `main` opens it
-
-  c = config.get_config()
+  c = config_of_images.get_config()
   for option in (*(o for o in TINY if not o.startswith("world.labelled")), *options):
     name, value = option.split("=", 1)
     *path, last = name.split(".")
@@ -235,9 +238,6 @@ def config_of(folder, *options):
 @pytest.mark.slow
 def test_pictures_become_a_run(tmp_path, capsys):
   """Pairs of files, the command, a run, and a report that shows decoded pictures."""
-  from absl import flags
-  from absl.testing import flagsaver
-
   vq = vq_folder(tmp_path / "vq")
   lines = write(tmp_path, pairs(tmp_path))
   with flagsaver.flagsaver():
@@ -261,39 +261,25 @@ def test_pictures_become_a_run(tmp_path, capsys):
   drawn = own.render(record.x)
   scale = len(drawn) // SIZE
   np.testing.assert_allclose(drawn[::scale, ::scale], pixels, atol=0.51)
-  other = vq_folder(tmp_path / "other", seed=1)
-  with pytest.raises(ValueError, match=f"config.world.vq = {other!r} has 32 codes and the digest"):
-    start.world_of(from_config(config | {"world": config["world"] | {"vq": other}}))
 
 
 def test_a_codec_of_a_folder(tmp_path):
   folder = vq_folder(tmp_path / "vq")
-  codec = codecs.of_world({"name": "images", "vq": folder})
+  codec = start.codec_of_world({"vq": folder}, None, None)
   assert (codec.size, codec.factor) == (32, 4) and codec.digest == vqgan_files.digest(folder)
   pictures = np.random.default_rng(0).integers(0, 256, size=(2, 8, 12, 3), dtype=np.uint8)
   codes = codec.encode(pictures)
   assert codes.shape == (2, 2, 3) and codes.dtype == np.int32 and isinstance(codes, np.ndarray)
   assert codec.decode(codes).shape == pictures.shape and codec.decode(codes).dtype == np.uint8
-  assert codecs.of_world({"name": "images", "vq": ""}) is None
-  assert codecs.of_world({"name": "jsonl"}) is None
+  encoder = vq_folder(tmp_path / "encoder", decoder=False)
+  with pytest.raises(ValueError, match="the VQ model has no decoder weights"):
+    start.codec_of_world({"vq": encoder}, None, None)  # before a run, not at its report
+  assert codecs.open_codec(encoder, draws=False).digest == codec.digest
+  assert start.codec_of_world({"vq": ""}, None, None) is None
   with pytest.raises(ValueError, match="config.world.vq = 3: allowed is the folder of a VQ model"):
-    codecs.of_world({"vq": 3})
-
-
-def test_a_kill_does_not_show_in_the_world(tmp_path):
-  """The bytes of the tokenised folder decide the world's source."""
-  lines = pairs(tmp_path, episodes=20)
-  tokenise(tmp_path, lines)
-  before, source = contents(tmp_path / "codes"), world(tmp_path).source
-  (tmp_path / "codes" / "tokenized.json").unlink()
-  tokenise(tmp_path, lines)
-  assert contents(tmp_path / "codes") == before and world(tmp_path).source == source
+    start.codec_of_world({"vq": 3}, None, None)
 
 
 def test_the_config_names_what_the_world_has():
-  from configs import images as config
-
-  named = {name for name in config.get_config().world if name != "name"}
-  module = pathlib.Path(builders.__file__).parent / "images.py"
-  assert module.exists() and named == set(builders.importlib.import_module(
-    builders.WORLDS["images"]).DEFAULTS)  # fmt: skip
+  named = {name for name in config_of_images.get_config().world if name != "name"}
+  assert named == set(images.DEFAULTS)

@@ -1,7 +1,6 @@
 """A part of the vocabulary is the whole vocabulary with everything else masked, and costs less."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +127,7 @@ def test_log_probabilities_equal_masking(ranges, tie, cap):
 
 def flops(width, *, vocab=2048):
   """Of a rollout, a loop's body counted once, and of a gradient, by the compiler."""
-  config = tiny.config(vocab_size=vocab, tie_embeddings=False)
+  config = tiny.config(vocab_size=vocab, n_layers=1, tie_embeddings=False)
   shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tiny.params(config))
   allowed = None if width == vocab else ((vocab - width, vocab),)
   decoding = sampling.Decoding(length=3, group=2, end=None, greedy=True, allowed=allowed)
@@ -148,13 +147,13 @@ def flops(width, *, vocab=2048):
 
 
 def test_work_falls_with_the_columns():
-  """2 · rows · D a column: twice in a rollout (before the loop, in it), three times in a gradient
-  that keeps nothing of its forward pass.
+  """2 · rows · D a column for each product: of a rollout before the loop and in it, of the head's
+  gradient the logits and what is pushed through them.
   """
-  most, some, few = (flops(width) for width in (2048, 1024, 64))
-  matrices = 2 * 8 * 16 * np.array([2, 3 * 3])
-  assert (most - some >= 1024 * matrices).all() and (some - few >= 960 * matrices).all()
-  assert (few < 0.12 * most).all()
+  whole, part = flops(2048), flops(64)
+  products = 2 * 2 * 16 * np.array([8, 24])
+  assert (whole - part >= (2048 - 64) * products).all()
+  assert (part < 0.15 * whole).all()
 
 
 # ------------------------------------------------------------------------------------------- meshes
@@ -162,13 +161,11 @@ def test_work_falls_with_the_columns():
 
 @pytest.mark.parametrize("tie", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize(
-  "ranges, bound",
-  [(((16_000, 16_512),), 1.5), (((0, 16_000), (16_512, 16_528)), 1.5)],
-  ids=["codes", "text"],
+  "ranges", [((16_000, 16_512),), ((0, 16_000), (16_512, 16_528))], ids=["codes", "text"]
 )
-def test_a_part_of_a_sharded_head_gathers_nothing(ranges, bound, tie):
-  """Liquid's vocabulary and codes in small: temporaries by device stay under those of its own parts
-  of head and columns, and what is sent is what has to move.
+def test_a_part_of_a_sharded_head_gathers_nothing(ranges, tie):
+  """Liquid's vocabulary and codes in small: no device ever has more than about its part of the head
+  and its part of the columns.
   """
   mesh = sharding.make_mesh(data=1, fsdp=2, tensor=4)
   config = tiny.config(vocab_size=16_528, d_model=64, tie_embeddings=tie)
@@ -179,6 +176,6 @@ def test_a_part_of_a_sharded_head_gathers_nothing(ranges, bound, tie):
     run = tiny.jit(lambda params: columns.head(params, config, ranges)).lower(shapes).compile()
   assert run.output_shardings.spec == P("fsdp", "tensor")
   text, width = run.as_text(), columns.count(ranges, 16_528)
-  assert "collective-permute" in text and not re.search("all-(gather|reduce|to-all)", text)
+  assert "collective-permute" in text and "all-gather" not in text and "all-reduce" not in text
   own = 4 * 32 * (16_528 + width) // 4
-  assert run.memory_analysis().temp_size_in_bytes < bound * own
+  assert run.memory_analysis().temp_size_in_bytes < 1.5 * own

@@ -3,8 +3,10 @@
 A world is a file in this folder with `DEFAULTS`, what `config.world.*` may say, and one function
 `world(settings, data_dir) -> World`; and one line in `WORLDS` below. It declares its vocabulary and
 lengths, and how to make its tfds builder, which writes the splits and features of `transitions.py`
-in array_record. `swirl_jax/data/builders/minigrid.py` is an example. An environment that is played
-by worker processes is a collector (`data/collection.py`), and one line in `COLLECTED`.
+in array_record. `swirl_jax/data/builders/minigrid.py` is an example. A world of pictures has a
+setting `vq`, is given its tokenizer as `codec`, and may have a function `pictures`, what one is
+trained on (`minigrid_pixels.py`). An environment that is played by worker processes is a collector
+(`data/collection.py`), and one line in `COLLECTED`.
 """
 
 import dataclasses
@@ -13,7 +15,7 @@ import importlib
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,13 @@ COLLECTED = {  # name → the collector's module
 }
 
 
+# (settings, data_dir, pictures) → the tokenizer of a world of pictures, None where it needs none.
+# pictures: () → uint8 [N, H, W, 3], what one could be trained on; None where there are none.
+Codecs = Callable[
+  [Mapping[str, Any], str | None, Callable[[], np.ndarray] | None], Codec | None
+]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)  # one object a world: hashed by identity
 class World:
   """An environment family as text, under given settings.
@@ -56,6 +65,9 @@ class World:
   codes: the token ids (start, stop) of an image's codes; every state then is exactly `state_len` of
     them, and an action holds none. None: a state is text.
   vq: the digest of the VQ model whose codes those are, where data and model may lie apart.
+  pictures: where a state is an image's codes, states as texts of codes → what they decode to, uint8
+    [N, height, width, 3], all of one size and as the decoder gives them: nothing enlarged or
+    outlined.
   """
 
   name: str
@@ -69,6 +81,7 @@ class World:
   reader: Any = None
   codes: tuple[int, int] | None = None
   vq: str = ""
+  pictures: Callable[[Sequence[str]], np.ndarray] | None = None
 
   @functools.cached_property
   def tokenizer(self) -> Any:
@@ -121,13 +134,13 @@ def get(
   data_dir: str | None = None,
   *,
   workers: int | None = None,
-  codec: Codec | None = None,
+  codecs: Codecs | None = None,
 ) -> World:
   """The world called `name` under settings, the others at their defaults. `data_dir`: where its
   data lies or will lie, for a world whose vocabulary is that of its data; one that is `COLLECTED`
-  is collected there if it wasn't, by `workers` processes (None: one a core). `codec`: the tokenizer
-  of a world of pictures, one with a setting `vq`, which names its folder (`swirl_jax/codecs.py`).
-  Raises ValueError for settings that it hasn't, and for values that can't be.
+  is collected there if it wasn't, by `workers` processes (None: one a core). `codecs` finds the
+  tokenizer of a world of pictures, one that has the setting `vq`. Raises ValueError for settings
+  that it hasn't, and for values that can't be.
   """
   names = sorted({*WORLDS, *COLLECTED})
   if name not in names:
@@ -139,11 +152,15 @@ def get(
   else:
     module = importlib.import_module(WORLDS[name])
     defaults, make = module.DEFAULTS, module.world
-    if "vq" in defaults:
-      make = functools.partial(make, codec=codec)
   settings = settings or {}
   for key in settings:
     if key not in defaults:
       allowed = ", ".join(defaults)
       raise ValueError(f"world {name!r} has no setting {key!r}; it has {allowed}")
-  return make({**defaults, **settings}, data_dir)
+  settings = {**defaults, **settings}
+  if "vq" in defaults:
+    own = getattr(module, "pictures", None)
+    pictures = None if own is None else functools.partial(own, settings, data_dir)
+    codec = None if codecs is None else codecs(settings, data_dir, pictures)
+    make = functools.partial(make, codec=codec)
+  return make(settings, data_dir)

@@ -26,14 +26,15 @@ from swirl_jax.data.builders.transition_builder import TransitionBuilder
 from swirl_jax.data.codec import Codec, renderer
 from swirl_jax.data.image_codes import codes_text
 from swirl_jax.data.pipeline import Split
+from swirl_jax.data.tokenizers import SPECIAL
 from swirl_jax.data.transitions import Record
 
 TILE = 8  # pixels a side
 ROWS, COLUMNS = minigrid.WIDTH + 1, minigrid.WIDTH  # of tiles
 _BATCH = 500  # pictures that are encoded at once
 
-# The text world's, and of the tokenizer: `vq` is its folder; where that is "", one is trained on the
-# pictures of the training splits, as `vq_training` says (see `swirl_jax/codecs.py`).
+# The text world's, and of the tokenizer: `vq` is its folder; where that is "", one is trained on
+# the pictures of the training splits, as `vq_training` says (`models/vq_training.VQTraining`).
 DEFAULTS = {**minigrid.DEFAULTS, "vq": "", "vq_training": {}}
 
 
@@ -123,8 +124,10 @@ def _builder(settings, codec: Codec, data_dir: str, world: World) -> MinigridPix
   return builder
 
 
-def world(settings: Mapping[str, Any], data_dir: str | None, codec: Codec) -> World:
-  """The world of pictures under a codec. Raises ValueError where its patches don't fit a picture."""
+def world(settings: Mapping[str, Any], data_dir: str | None, codec: Codec | None) -> World:
+  """The world under a codec. Raises ValueError without one, and where its patches don't fit."""
+  if codec is None:
+    raise ValueError("minigrid_pixels: its states are codes, and there is no tokenizer for them.")
   if ROWS * TILE % codec.factor or COLUMNS * TILE % codec.factor:
     raise ValueError(
       f"config.world.vq = {settings['vq']!r}: a code of it stands for {codec.factor} pixels a "
@@ -135,8 +138,9 @@ def world(settings: Mapping[str, Any], data_dir: str | None, codec: Codec) -> Wo
   return dataclasses.replace(
     text,
     name="minigrid_pixels",
-    words=(*(f"<{c}>" for c in range(codec.size)), *minigrid.phrase_words()),
+    words=(*codes_text(np.arange(codec.size)).split(), *minigrid.phrase_words()),
     state_len=rows * columns,
+    codes=(len(SPECIAL), len(SPECIAL) + codec.size),
     builder=functools.partial(_builder, settings, codec),
     render=renderer(codec, rows, columns),
   )

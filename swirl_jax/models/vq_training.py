@@ -1,0 +1,138 @@
+"""How a VQGAN is trained on pictures, small ones in minutes on a CPU: one pure step.
+
+  loss = |x̂ − x|² + |sg(z) − e|² + c |z − sg(e)|²   (arXiv:1711.00937, without the GAN's terms)
+
+Adam, cosine schedule, float32. A code that no patch has had for `revive_every` steps moves to an
+encoder output of the batch, drawn in proportion to its squared distance from its code (as k-means++
+seeds, so that a rare kind of patch gets a code of its own); after half of the steps none moves any
+more. Where the model looks at squares one by one (`VQConfig.patch`), it is trained on the distinct
+squares of the pictures, whatever their share.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from swirl_jax.models import vqgan
+from swirl_jax.models.vqgan import VQConfig
+from swirl_jax.optimizer import AdamW, Schedule
+
+OPTIMIZER = AdamW(b2=0.99, clip_norm=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class VQTraining:
+  """vq: the model. steps: updates, of `batch` pictures (or squares); learning_rate: the peak,
+  after `warmup_steps` linear ones; commitment: c; revive_every: see above; seed: of parameters,
+  batches and revivals.
+  """
+
+  vq: VQConfig
+  steps: int
+  batch: int
+  learning_rate: float
+  warmup_steps: int = 20
+  commitment: float = 0.25
+  revive_every: int = 20
+  continuous: int = 0
+  seed: int = 0
+
+  def __post_init__(self):
+    for name, low in (("steps", 1), ("batch", 1), ("warmup_steps", 0), ("revive_every", 1),
+                      ("seed", 0)):  # fmt: skip
+      if getattr(self, name) < low:
+        raise ValueError(f"{name} = {getattr(self, name)}: allowed is a whole number from {low}.")
+    for name in ("learning_rate", "commitment"):
+      if not 0.0 < getattr(self, name) < float("inf"):
+        raise ValueError(f"{name} = {getattr(self, name)}: allowed is a number above 0.")
+
+
+class State(NamedTuple):
+  """params, optimizer state; idle: steps since a patch last had each code, int32 [codes]."""
+
+  params: Any
+  opt: Any
+  step: jax.Array
+  idle: jax.Array
+
+
+def to_float(pixels: Any) -> jax.Array:
+  """uint8 → float32 in [-1, 1]."""
+  return jnp.asarray(pixels, jnp.float32) / 127.5 - 1.0
+
+
+def to_uint8(pixels: jax.Array) -> jax.Array:
+  """float in [-1, 1] (clipped) → uint8, rounded: the inverse of `to_float`."""
+  return jnp.rint((pixels.clip(-1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+
+def initial_state(settings: VQTraining) -> State:
+  """Fresh parameters; all codes count as idle, so that the first step places them."""
+  params = vqgan.init_params(settings.vq, jax.random.key(settings.seed))
+  idle = jnp.full((settings.vq.codes,), settings.revive_every, jnp.int32)
+  return State(params, OPTIMIZER.init(params), jnp.int32(0), idle)
+
+
+def examples(pictures: np.ndarray, config: VQConfig) -> np.ndarray:
+  """What batches are drawn from: the pictures, or their distinct squares. uint8 [M, H, W, 3]"""
+  if not config.patch:
+    return pictures
+  return np.unique(np.asarray(vqgan.cut(pictures, config.patch)), axis=0)
+
+
+def losses(
+  params: Any, settings: VQTraining, pixels: jax.Array, quantise: jax.Array
+) -> tuple[jax.Array, Any]:
+  """(the loss, (its parts, codes, latents, quantised)); with `quantise` 0 instead of 1 the decoder
+  sees z, and nothing binds z to the codebook.
+  """
+  model, own = vqgan.VQGAN(settings.vq), {"params": params}
+  z = model.apply(own, pixels, method="latents")
+  codes = model.apply(own, jax.lax.stop_gradient(z), method="codes")
+  e = model.apply(own, codes, method="vectors")
+  drawn = model.apply(own, z + quantise * jax.lax.stop_gradient(e - z), method="pixels")
+  reconstruction = jnp.square(drawn - pixels).mean()
+  codebook, commitment = vqgan.quantiser_losses(z, e)
+  parts = {"reconstruction": reconstruction, "codebook": codebook, "commitment": commitment}
+  loss = reconstruction + codebook + quantise * settings.commitment * commitment
+  return loss, (parts, codes, z, e)
+
+
+def step(state: State, data: jax.Array, *, settings: VQTraining) -> tuple[State, dict]:
+  """One update on a batch drawn from `data` uint8 [M, H, W, 3], a function of the seed and the
+  step. Metrics: loss and its parts, codes (that the batch used), perplexity (of their shares),
+  revived.
+  """
+  key = jax.random.fold_in(jax.random.key(settings.seed + 1), state.step)
+  pick, revive = jax.random.split(key)
+  pixels = to_float(data[jax.random.randint(pick, (settings.batch,), 0, data.shape[0])])
+  (loss, (parts, codes, z, e)), grads = jax.value_and_grad(losses, has_aux=True)(
+    state.params, settings, pixels, jnp.float32(state.step >= settings.continuous)
+  )
+  schedule = Schedule(settings.learning_rate, settings.warmup_steps, settings.steps)
+  params, opt = OPTIMIZER.update(grads, state.opt, state.params, state.step, schedule)
+  counts = jnp.bincount(codes.reshape(-1), length=settings.vq.codes)
+  idle = jnp.where(counts > 0, 0, state.idle + 1)
+  dead = (idle > settings.revive_every) & (4 * state.step < 3 * settings.steps)
+  book = revived(params["codebook"], dead, z, e, revive)
+  params, idle = {**params, "codebook": book}, jnp.where(dead, 0, idle)
+  metrics = {"loss": loss, **parts, "codes": (counts > 0).sum(),
+             "perplexity": perplexity(counts), "revived": dead.sum()}  # fmt: skip
+  return State(params, opt, state.step + 1, idle), metrics
+
+
+def revived(book: jax.Array, dead: jax.Array, z: jax.Array, e: jax.Array, key) -> jax.Array:
+  """The codebook with each dead code at a latent vector z, drawn with p ∝ |z − e|². [codes, E]"""
+  z, e = z.reshape(-1, z.shape[-1]), e.reshape(-1, e.shape[-1])
+  away = jnp.log(jnp.square(z - e).sum(-1) + 1e-20)
+  picks = jax.random.categorical(key, away, shape=(len(book),))
+  return jnp.where(dead[:, None], z[picks], book)
+
+
+def perplexity(counts: jax.Array) -> jax.Array:
+  """exp of the entropy of the shares: how many codes, if all were used alike."""
+  shares = counts / counts.sum()
+  return jnp.exp(-(shares * jnp.log(jnp.where(counts > 0, shares, 1.0))).sum())

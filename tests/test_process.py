@@ -1,0 +1,52 @@
+"""What is freed stays with the process, and what is compiled quickly computes the same."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Pages that the kernel had to map for 6 steps with temporaries of 4 MB.
+SCRIPT = """
+import resource, sys
+from swirl_jax import process
+if sys.argv[1] == "keep":
+  assert process.keep_freed_memory()
+import jax, jax.numpy as jnp
+step = jax.jit(lambda x: (x @ x @ x @ x).sum())
+x = jnp.ones((1024, 1024))
+step(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(6):
+  step(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_steps_map_no_memory_anew():
+  faults = {}
+  for how in ("keep", "give back"):
+    out = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True,
+                         check=True)  # fmt: skip
+    faults[how] = int(out.stdout)
+  assert faults["keep"] < 0.2 * faults["give back"], faults
+
+
+QUICK = """
+import os
+from swirl_jax import process
+os.environ["XLA_FLAGS"] = "--xla_cpu_enable_fast_math=false"
+process.compile_quickly()
+assert os.environ["XLA_FLAGS"].startswith("--xla_cpu_enable_fast_math=false --xla_backend_opt")
+import jax, jax.numpy as jnp
+print(jax.jit(lambda x: jax.nn.softmax(x) @ jnp.arange(4.0))(jnp.zeros(4)))
+"""
+
+
+@pytest.mark.multiprocess
+def test_this_jaxlib_knows_the_flags_of_quick_compiling():
+  """An unknown flag in XLA_FLAGS ends the process. Flags that are there stay."""
+  out = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True)
+  assert (out.returncode, out.stdout.strip()) == (0, "1.5"), out.stderr
