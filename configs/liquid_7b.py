@@ -21,7 +21,7 @@ by ourselves:
   by itself for as many epochs, from the same checkpoint;
 - the multi-turn sequences among the warm-up's data, which make the authors' length 10,265 where the
   model's context is 8,192: here a transition is one turn, and `--config.warmup_fwm.turns=6` makes
-  sequences of at most 7,500 tokens where episodes have several;
+  sequences of under 8,000 tokens where episodes have several;
 - weight decay and clipping in the phases (none and 1.0, the defaults of the authors' trainer; their
   script clips the IDM at 0.1), the IDM's longest action (64), and how evaluation is batched.
 
@@ -44,6 +44,7 @@ def get_config(kind="one_round"):
     raise ValueError(f"kind {kind!r}: allowed are {', '.join((*KINDS, 'tiny'))}.")
   c = ml_collections.ConfigDict()
   c.seed = 0
+  c.compile = "optimized"
   c.weights = "shared" if kind == "shared" else "separate"
   c.pretrained = "Junfeng5/Liquid_V1_7B"
   c.prompts = "liquid"
@@ -126,3 +127,4 @@ def _shrink(c):
     "splits": ("validation",),
   })
   c.checkpoint.every = 2
+  c.compile = "quick"

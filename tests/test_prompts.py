@@ -48,7 +48,7 @@ def test_the_prompt_that_guidance_leads_away_from():
   found = prompts.unconditional(FWM, BATCH)
   assert tiny.real(found, 0) == [T.bos, T.fwm, T.sep, 10, 11, 12, T.sep]
   assert tiny.real(prompts.unconditional(IDM, BATCH), 1) == [T.bos, T.idm, 13, T.sep, T.sep]
-  own = prompts.Template(FWM.prompt, "y", FWM.end, ((7,), (8, 9)))
+  own = prompts.Template(FWM.prompt, "y", FWM.end, unconditional=((7,), (8, 9)))
   found = prompts.unconditional(own, BATCH)
   assert [tiny.real(found, i) for i in range(2)] == [[7, 8, 9]] * 2
   expected = prompts.prompt(FWM, BATCH).tokens
