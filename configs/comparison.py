@@ -22,7 +22,7 @@ def get_config(world="minigrid"):
     raise ValueError(f"configs/comparison.py:{world}: allowed are {', '.join(WORLDS)}.")
   run = WORLDS[world].get_config().to_dict()
   if world == "minigrid":
-    run["phase1"]["steps"], run["phase2"]["steps"] = 75, 25
+    run["phase1"]["steps"], run["phase2"]["steps"] = 50, 15
     run["evaluation"] |= {"test": 600, "heldout": 300, "turns": 3, "chains": 20, "gallery": 4}
   run["rivals"] = rivals(run)
   run["compare"] = tuple(run["rivals"])

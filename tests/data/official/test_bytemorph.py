@@ -8,6 +8,7 @@ from tests.data.official import drawn
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
+pytestmark = pytest.mark.visual
 
 BYTES = pa.binary()
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
