@@ -9,6 +9,7 @@ where a killed one stopped, and gives the same data whatever the number of worke
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from swirl_jax import start
 from swirl_jax.data import builders, collection
 from swirl_jax.settings import from_config
 
@@ -19,7 +20,9 @@ def collect(config, workers: int | None) -> builders.World:
   if not settings.data.dir:
     raise ValueError("config.data.dir = '': the folder for the data is needed.")
   own = {name: value for name, value in settings.world.items() if name != "name"}
-  world = builders.get(settings.world["name"], own, settings.data.dir, workers=workers)
+  world = builders.get(
+    settings.world["name"], own, settings.data.dir, workers=workers, codecs=start.codec_of_world
+  )
   world.prepare(settings.data.dir)
   return world
 

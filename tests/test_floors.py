@@ -38,6 +38,8 @@ LINES = (
     5,
     (
       "settings",
+      "codecs",
+      "vq_run",
       "plan",
       "programs",
       "inputs",
@@ -53,7 +55,7 @@ LINES = (
       "comparison_page",
     ),
   ),
-  (6, ("main", "predict", "export", "memory", "collect", "compare")),
+  (6, ("main", "predict", "export", "memory", "collect", "compare", "train_vq")),
 )
 TOP = 6  # every __main__
 

@@ -33,8 +33,8 @@ TILE = 8  # pixels a side
 ROWS, COLUMNS = minigrid.WIDTH + 1, minigrid.WIDTH  # of tiles
 _BATCH = 500  # pictures that are encoded at once
 
-# The text world's, and of the tokenizer: `vq` is its folder; where that is "", one is trained on the
-# pictures of the training splits, as `vq_training` says (see `swirl_jax/codecs.py`).
+# The text world's, and of the tokenizer: `vq` is its folder; where that is "", one is trained on
+# the pictures of the training splits, as `vq_training` says (`models/vq_training.VQTraining`).
 DEFAULTS = {**minigrid.DEFAULTS, "vq": "", "vq_training": {}}
 
 
@@ -140,6 +140,7 @@ def world(settings: Mapping[str, Any], data_dir: str | None, codec: Codec | None
     name="minigrid_pixels",
     words=(*codes_text(np.arange(codec.size)).split(), *minigrid.phrase_words()),
     state_len=rows * columns,
+    source=codec.digest,
     codes=(len(SPECIAL), len(SPECIAL) + codec.size),
     builder=functools.partial(_builder, settings, codec),
     render=renderer(codec, rows, columns),

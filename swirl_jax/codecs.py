@@ -1,0 +1,48 @@
+"""The tokenizers of worlds of pictures: a VQ model as the `Codec` that a world is handed.
+
+`data/` knows no models: who opens a world hands it its codec (`start.codec_of_world`).
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from swirl_jax.data import images
+from swirl_jax.data.codec import Codec
+from swirl_jax.models import vqgan, vqgan_files
+from swirl_jax.models.vqgan import VQConfig
+
+
+def open_codec(folder: str | os.PathLike) -> Codec:
+  """The codec of a VQ model's folder (`models/vqgan_files.py`). The model goes to the device when
+  it is first asked.
+
+  Raises ValueError, or another of `vqgan_files.load`, naming what is wrong with the folder.
+  """
+  config = vqgan_files.load(folder).config
+  params = functools.cache(lambda: vqgan_files.load(folder).params)
+  return codec_of(config, params, digest=vqgan_files.digest(folder))
+
+
+def codec_of(config: VQConfig, params: Callable[[], Any], *, digest: str = "") -> Codec:
+  """The codec of a model, one compiled program for each shape."""
+
+  @jax.jit
+  def encode(params, pictures):
+    return vqgan.encode(params, config, images.to_pixels(pictures))
+
+  @jax.jit
+  def decode(params, codes):
+    return images.to_uint8(vqgan.decode(params, config, codes))
+
+  return Codec(
+    size=config.codes,
+    factor=config.factor,
+    digest=digest,
+    encode=lambda pictures: np.asarray(encode(params(), pictures)),
+    decode=lambda codes: np.asarray(decode(params(), codes)),
+  )
