@@ -61,8 +61,12 @@ setuptools.setup(
     # The pages decide what is collected; Chromium and chromedriver are the system's (docs/worlds).
     "miniwob": ["miniwob==1.1.0", "selenium>=4.30"],
     "scienceworld": ["scienceworld==1.2.3"],  # and Java: docs/worlds/scienceworld.md
+    # Videos and parquet (docs/worlds/official.md), CLIP in evaluations of worlds of images.
+    "visual": ["av>=15.0", "onnxruntime>=1.20", "pyarrow>=15.0"],
     "test": [
+      "av>=15.0",
       "hypothesis>=6.100",
+      "onnx>=1.17",
       "pytest>=8.0",
       "pytest-xdist>=3.6",
       "ruff>=0.12",

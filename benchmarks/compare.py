@@ -43,7 +43,7 @@ TARGETS = {
 class Worker:
   """A system in its own process and environment."""
 
-  def __init__(self, name: str, python: str, problem: pathlib.Path, cores: int):
+  def __init__(self, name: str, python: str, script: str, problem: pathlib.Path, cores: int):
     self.name = name
     self._log = tempfile.TemporaryFile("w+")
     environment = os.environ | {
@@ -55,7 +55,7 @@ class Worker:
       "PYTHONPATH": str(HERE.parent) if name == OURS else "",
     }
     self._process = subprocess.Popen(
-      [python, str(HERE / "peers" / SCRIPTS[name]), f"--problem={problem}"],
+      [python, str(HERE / "peers" / script), f"--problem={problem}"],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=self._log,
@@ -184,7 +184,7 @@ def main() -> int:
     expected = common.make_problem(problem)
     try:
       for name, python in pythons.items():
-        worker = Worker(name, python, problem, args.cores)
+        worker = Worker(name, python, SCRIPTS[name], problem, args.cores)
         workers.append(worker)
         print(f"{name}: {worker.receive()['versions']}", flush=True)
       check_equal_work(workers, expected)

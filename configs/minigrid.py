@@ -73,7 +73,7 @@ def rivals():
 def sft(*, steps, schedule="cosine", validate_every=0, patience=0):
   """Supervised training; without `patience` it runs all its steps."""
   return {
-    "steps": steps, "batch": 64, "validate_every": validate_every, "patience": patience,
+    "steps": steps, "batch": 64, "validate_every": validate_every, "patience": patience, "turns": 1,
     "optimizer": {
       "learning_rate": 1e-3, "warmup_steps": 20, "schedule": schedule, "weight_decay": 0.0,
       "clip_norm": 1.0, "mu_dtype": "float32",
@@ -91,7 +91,7 @@ def phase(*, steps, learning_rate):
       "learning_rate": learning_rate, "warmup_steps": 10, "schedule": "constant",
       "weight_decay": 0.0, "clip_norm": 1.0, "mu_dtype": "float32",
     },
-    "temperature": 1.0, "top_k": 0, "top_p": 1.0,
+    "temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 1.0,
     "beta": 0.04, "kl": "k3", "kl_in": "loss", "reference": "snapshot",
     "advantages": "grpo", "ratio": "token", "reduction": "token",
     "clip_low": 0.2, "clip_high": 0.2, "inner_epochs": 1, "micro_batch": 0,

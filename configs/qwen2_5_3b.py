@@ -51,7 +51,7 @@ def get_config(size="full"):
 
 def sft(*, steps):
   return {
-    "steps": steps, "batch": 128, "validate_every": 0, "patience": 0,
+    "steps": steps, "batch": 128, "validate_every": 0, "patience": 0, "turns": 1,
     "optimizer": {
       "learning_rate": 2e-5, "warmup_steps": 8, "schedule": "cosine", "weight_decay": 0.01,
       "clip_norm": 1.0,

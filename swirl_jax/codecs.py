@@ -17,13 +17,16 @@ from swirl_jax.models import vqgan, vqgan_files
 from swirl_jax.models.vqgan import VQConfig
 
 
-def open_codec(folder: str | os.PathLike) -> Codec:
+def open_codec(folder: str | os.PathLike, *, draws: bool = True) -> Codec:
   """The codec of a VQ model's folder (`models/vqgan_files.py`). The model goes to the device when
   it is first asked.
 
-  Raises ValueError, or another of `vqgan_files.load`, naming what is wrong with the folder.
+  Raises ValueError naming what is wrong with the folder; with `draws`, that is also a model without
+  a decoder, before a run comes to its report.
   """
-  config = vqgan_files.load(folder).config
+  config, found = vqgan_files.load(folder)
+  if draws:
+    vqgan.require_decoder(found)
   params = functools.cache(lambda: vqgan_files.load(folder).params)
   return codec_of(config, params, digest=vqgan_files.digest(folder))
 

@@ -39,8 +39,9 @@ def _run(config: Mapping[str, Any], folder: str, cores: Sequence[int]) -> None:
   with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
     import jax
 
-    from swirl_jax import train
+    from swirl_jax import allocator, train
 
+    allocator.keep_freed_memory()
     if jax.config.jax_compilation_cache_dir is None:  # the runs have most programs in common
       jax.config.update("jax_compilation_cache_dir", str(path.parent / "compiled"))
     stdlib_logging.getLogger("jax").setLevel(stdlib_logging.WARNING)

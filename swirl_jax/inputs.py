@@ -13,22 +13,25 @@ import numpy as np
 
 from swirl_jax.data import builders, pipeline, transitions
 from swirl_jax.evaluation import one_step
+from swirl_jax.plan import make_plan
 from swirl_jax.programs import Lengths
 from swirl_jax.roles import TransformerRole
-from swirl_jax.settings import Settings
+from swirl_jax.settings import LABELS, Settings
 from swirl_jax.types import Segment, Transition
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
   """A world's splits. `arrays`: tokenised training sources; `examples`: what evaluation scores,
-  without the optional splits that the world hasn't; `summary`: counts for the report.
+  without the optional splits that the world hasn't; `summary`: counts for the report; `turns`: by
+  the name of a stage that trains on sequences of turns, their rows in its source, int [M, K].
   """
 
   world: builders.World
   arrays: Mapping[str, Transition]
   examples: Mapping[str, one_step.Examples]
   summary: Mapping[str, Any]
+  turns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   @property
   def lengths(self) -> Lengths:
@@ -57,10 +60,15 @@ def load(settings: Settings, world: builders.World, data_dir: str) -> Data:
   limits = pipeline.Lengths(world.state_len, world.state_len, world.action_len)
   tokenize = functools.partial(pipeline.tokenize, tokenizer=world.tokenizer, lengths=limits)
   d, e = settings.data, settings.evaluation
-  arrays = {
-    "unlabelled": tokenize(pipeline.Split(builder, "unlabelled"), actions=False),
-    "fwm_labels": tokenize(pipeline.Split(builder, "labelled", limit=d.fwm_labels or None)),
-    "idm_labels": tokenize(pipeline.Split(builder, "labelled", limit=d.idm_labels or None)),
+  arrays = {"unlabelled": tokenize(pipeline.Split(builder, "unlabelled"), actions=False)}
+  labels = {
+    name: pipeline.Split(builder, "labelled", limit=getattr(d, name) or None) for name in LABELS
+  }
+  arrays |= {name: tokenize(split) for name, split in labels.items()}
+  turns = {
+    stage.name: pipeline.rows_of_turns(labels[stage.data[0]], stage.settings.turns)
+    for stage in make_plan(settings)
+    if stage.kind == "sft" and stage.settings.turns > 1
   }
   examples = {}
   for name in e.splits:
@@ -79,8 +87,15 @@ def load(settings: Settings, world: builders.World, data_dir: str) -> Data:
     "dropped": {k: v["dropped"] for k, v in counts.items() if k in transitions.EVALUATION_SPLITS},
     "counts": counts,
     "scored": {name: len(x.records) for name, x in examples.items()},
+    "sequences": {name: _of_each_length(rows) for name, rows in turns.items()},
   }
-  return Data(world, arrays, examples, summary)
+  return Data(world, arrays, examples, summary, turns)
+
+
+def _of_each_length(rows: np.ndarray) -> dict[str, int]:
+  """How many sequences have 1, 2, ... turns."""
+  counts = np.bincount((rows >= 0).sum(-1), minlength=rows.shape[1] + 1)
+  return {str(turns): int(counts[turns]) for turns in range(1, len(counts))}
 
 
 def seed_of(seed: int, *names) -> int:

@@ -19,9 +19,6 @@ import jax.numpy as jnp
 
 from swirl_jax.models.attention import softcap
 
-# The logit of a token that isn't allowed: finite, so that 0 · logit is 0 in the entropy.
-MASKED = -1e30
-
 
 def _chunks(x: jax.Array, width: int) -> jax.Array:
   """[N, T, ...] → [T / width, N, width, ...], with zeros behind the last token; rows stay whole, so
@@ -43,12 +40,11 @@ def _width(rows: int, length: int, chunk: int) -> int:
   return max(1, min(length, chunk // rows))
 
 
-def _logits(hidden, head, allowed, cap):
+def _logits(hidden, head, cap):
   logits = jnp.einsum(
     "ntd,dv->ntv", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32
   )
-  logits = softcap(logits, cap)
-  return logits if allowed is None else jnp.where(allowed.reshape(1, 1, -1), logits, MASKED)
+  return softcap(logits, cap)
 
 
 def _one_hot(targets, size):
@@ -64,13 +60,13 @@ def _logp_entropy(logits, targets):
   return logp, lse - (p * logits).sum(-1), p
 
 
-def token_logprobs(hidden, head, targets, *, allowed=None, chunk: int, cap: float = 0.0):
+def token_logprobs(hidden, head, targets, *, chunk: int, cap: float = 0.0):
   """log softmax(hidden · head)[target] and the entropy, by chunks of about `chunk` tokens.
 
-  hidden [N, T, D], head [D, V], targets int32 [N, T], allowed bool [V] or None → (logp [N, T],
-  entropy [N, T]), float32. With `cap` the logits are cap · tanh(logits / cap); with `allowed`, the
-  distribution is renormalised over the allowed tokens. Gradients reach hidden and head through
-  logp; the entropy is a measurement and carries none.
+  hidden [N, T, D], head [D, V], targets int32 [N, T] → (logp [N, T], entropy [N, T]), float32. With
+  `cap` the logits are cap · tanh(logits / cap). V may be a part of a vocabulary (`models.columns`):
+  then the distribution is renormalised over it. Gradients reach hidden and head through logp; the
+  entropy is a measurement and carries none.
   """
   length = targets.shape[1]
   width = _width(*targets.shape, chunk)
@@ -78,7 +74,7 @@ def token_logprobs(hidden, head, targets, *, allowed=None, chunk: int, cap: floa
   def forward(hidden, head):
     def one(_, xs):
       h, t = xs
-      logp, entropy, _ = _logp_entropy(_logits(h, head, allowed, cap), t)
+      logp, entropy, _ = _logp_entropy(_logits(h, head, cap), t)
       return None, (logp, entropy)
 
     _, out = jax.lax.scan(one, None, (_chunks(hidden, width), _chunks(targets, width)))
@@ -92,7 +88,7 @@ def token_logprobs(hidden, head, targets, *, allowed=None, chunk: int, cap: floa
 
     def one(d_head, xs):
       h, t, c = xs
-      logits = _logits(h, head, allowed, cap)
+      logits = _logits(h, head, cap)
       _, _, p = _logp_entropy(logits, t)
       d_h, d_head = _push(h, head, t, c, p, d_head, _slope(logits, cap))
       return d_head, d_h
@@ -107,8 +103,8 @@ def token_logprobs(hidden, head, targets, *, allowed=None, chunk: int, cap: floa
 
 
 def _slope(logits, cap):
-  """d softcap(x) / dx = 1 − (logits / cap)²; None without a cap. 0 where a logit is `MASKED`."""
-  return 1.0 - jnp.square(jnp.maximum(logits, -cap) / cap) if cap else None
+  """d softcap(x) / dx = 1 − (logits / cap)²; None without a cap."""
+  return 1.0 - jnp.square(logits / cap) if cap else None
 
 
 def _push(h, head, targets, c, p, d_head, slope):
@@ -128,7 +124,6 @@ def separable_loss(
   data: Any,
   token_loss: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]],
   *,
-  allowed=None,
   chunk: int,
   cap: float = 0.0,
 ):
@@ -155,7 +150,7 @@ def separable_loss(
   def forward(hidden, head):
     def one(total, xs):
       h, (t, d) = xs
-      logp, entropy, _ = _logp_entropy(_logits(h, head, allowed, cap), t)
+      logp, entropy, _ = _logp_entropy(_logits(h, head, cap), t)
       return add(total, chunk_terms(logp, entropy, d)), None
 
     return jax.lax.scan(one, zero, (_chunks(hidden, width), xs))[0]
@@ -164,7 +159,7 @@ def separable_loss(
     def one(carry, xs):
       total, d_head = carry
       h, (t, d) = xs
-      logits = _logits(h, head, allowed, cap)
+      logits = _logits(h, head, cap)
       logp, entropy, p = _logp_entropy(logits, t)
       value, pull, metrics = jax.vjp(lambda lp: chunk_terms(lp, entropy, d), logp, has_aux=True)
       d_h, d_head = _push(h, head, t, pull(jnp.ones_like(value))[0], p, d_head, _slope(logits, cap))

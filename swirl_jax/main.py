@@ -15,6 +15,9 @@ def main(argv):
   logging.set_verbosity(logging.WARNING)
   import jax  # after the flags, so that --help costs nothing
 
+  from swirl_jax import allocator
+
+  allocator.keep_freed_memory()
   coordinator = os.environ.get("SWIRL_COORDINATOR")  # set by launch/
   if coordinator == "auto":
     jax.distributed.initialize()

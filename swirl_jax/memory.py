@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from swirl_jax import inputs, phases, plan, programs, prompts, rng, sharding, start
 from swirl_jax.data import tokenizers
-from swirl_jax.models import transformer
+from swirl_jax.models import columns, transformer
 from swirl_jax.settings import PHASES, PhaseSettings, Settings, from_config
 from swirl_jax.types import PolicyState, Segment, Transition
 
@@ -221,44 +221,60 @@ def temporary_bytes(settings: Settings, kind: str, mesh) -> dict[str, int]:
   """Estimates per device of the largest temporaries of a phase; not all live at one time.
 
   Activations are the inputs of every layer, where these are computed again in the backward pass
-  (remat "full"), and one layer's own; without remat, every layer's.
+  (remat "full"), and one layer's own; without remat, every layer's. The policy has the logits of
+  the tokens it may sample, the reward those of the whole vocabulary.
   """
   players, lengths = players_of(settings)
   phase: PhaseSettings = getattr(settings, kind)
-  role = players.fwm if kind == "phase1" else players.idm
+  role, frozen = (players.fwm, players.idm) if kind == "phase1" else (players.idm, players.fwm)
   c, tensor = role.config, mesh.shape["tensor"]
   of_device = lambda n: -(-n // (mesh.shape["data"] * mesh.shape["fsdp"]))  # noqa: E731
   rows, item = of_device(phase.prompts), jnp.dtype(c.compute_dtype).itemsize
   token = 2 * c.n_layers * -(-c.n_kv_heads // tensor) * c.head_dim * item
-  words = -(-c.vocab_size // tensor)
+  allowed, whole = role.decoding.allowed, -(-c.vocab_size // tensor)
+  words = -(-columns.count(allowed, c.vocab_size) // tensor)
   prompt, length = prompt_length(role.template, lengths), role.decoding.length
+  streams = 1 if phase.guidance == 1.0 else 2
   # One micro-batch: prompts, each with its samples.
   micro = phase.micro_batch or phase.keep or phase.prompts
   group = phase.micro_group or phase.group
-  scored = micro * group * max(1, min(length, c.logprob_chunk // (micro * group)))
+  field = lengths.state if frozen.field == "y" else lengths.action
+
+  def logits(length: int, words: int) -> int:
+    chunk = micro * group * max(1, min(length, c.logprob_chunk // (micro * group)))
+    return 4 * of_device(chunk) * words
+
   tokens = of_device(micro) * (prompt + group * length)
   layer = 4 * c.d_model + (3 * c.d_ff + 2 * (c.n_heads + c.n_kv_heads) * c.head_dim) // tensor
   kept = tokens * item * c.n_layers * (c.d_model if c.remat == "full" else layer)
   gathered = laid_out(base_of(c), mesh, gather_fsdp=settings.mesh.rollout_gather)
+  fsdp = 1 if settings.mesh.rollout_gather else mesh.shape["fsdp"]
   return {
     "gradients": bytes_per_device(laid_out(trained(players), mesh)),
     "weights of a rollout": bytes_per_device(gathered),
-    "prompt's keys and values": rows * prompt * token,
-    "rollout's cache": rows * phase.group * length * token,
+    "columns of the head": 0 if allowed is None else -(-c.d_model // fsdp) * words * item,
+    "prompt's keys and values": streams * rows * prompt * token,
+    "rollout's cache": streams * rows * phase.group * length * token,
     "activations": kept + (2 * tokens * item * layer if c.remat == "full" else 0),
-    "logits of a chunk": 4 * of_device(scored) * words,
+    "logits of a chunk": logits(length, words),
+    "logits of a reward": logits(field + len(frozen.template.end), whole),
   }
 
 
 def peak_bytes(settings: Settings, kind: str, mesh) -> int:
-  """An estimate per device: the slots, and the larger of what a rollout and an update need.
+  """An estimate per device: the slots, and the largest of what rollout, reward and update need.
 
   It is a lower one: buffers that the compiler adds between them are not in it (`MARGIN`).
   """
   t = temporary_bytes(settings, kind, mesh)
   rollout = t["weights of a rollout"] + t["prompt's keys and values"] + t["rollout's cache"]
   update = 2 * t["gradients"] + t["activations"] + t["logits of a chunk"]  # the sum and the newest
-  return sum(slot_bytes(settings, kind, mesh).values()) + max(rollout, update)
+  most = max(
+    rollout + t["columns of the head"],
+    t["logits of a reward"],
+    update + t["columns of the head"],
+  )
+  return sum(slot_bytes(settings, kind, mesh).values()) + most
 
 
 def most_prompts(settings: Settings, kind: str, mesh, limit: float) -> int:

@@ -56,6 +56,10 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
     templates = prompts.fwm_template(tokenizer), prompts.idm_template(tokenizer)
   literals = max(sum(len(p) for p in t.prompt if not isinstance(p, str)) for t in templates)
   needed = literals + 2 * lengths.state + lengths.action + 1
+  if settings.turns > 1:
+    link = sum(len(p) for p in prompts.continuation(templates[0]) if not isinstance(p, str))
+    turn = link + lengths.action + lengths.state + len(templates[0].end)
+    needed += (settings.turns - 1) * turn
   config = model_config(settings, vocab_size=tokenizer.vocab_size, needed_len=needed)
 
   def role(template, length, end, allowed):
@@ -84,6 +88,12 @@ def sampler(role: roles.TransformerRole, **decoding) -> roles.TransformerRole:
   return dataclasses.replace(role, decoding=dataclasses.replace(role.decoding, **decoding))
 
 
+def drawn_with(role: roles.TransformerRole, settings: PhaseSettings) -> roles.TransformerRole:
+  """The role with the truncation and the guidance that a phase samples with."""
+  names = ("top_k", "top_p", "guidance")
+  return sampler(role, **{name: getattr(settings, name) for name in names})
+
+
 def sft_spec(
   settings: SftSettings, players: tuple[roles.TransformerRole, ...], *, hide_z: bool = False
 ) -> sft.SftSpec:
@@ -102,7 +112,7 @@ def phase_spec(
     reference = "frozen"
   algorithm = {f.name: getattr(settings, f.name) for f in dataclasses.fields(phases.Algorithm)}
   return phases.PhaseSpec(
-    policy=sampler(policy, group=settings.group, top_k=settings.top_k, top_p=settings.top_p),
+    policy=sampler(drawn_with(policy, settings), group=settings.group),
     frozen=frozen,
     latent=players.idm if phase == "phase1" else None,
     optimizer=settings.optimizer.build(),

@@ -7,33 +7,44 @@ stand in mid-row (see `models.transformer`), so nothing has to be moved.
 """
 
 import dataclasses
+import itertools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from swirl_jax.types import Rollout, Segment, Transition
 
 FIELDS = Transition._fields
+Pieces = tuple[str | tuple[int, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Template:
   """A prompt's pieces, in order: tuples of token ids, or the name of a field of the transition;
-  then the field to complete and the markers that end it.
+  then the field to complete and the markers that end it. begin: what may stand at the beginning of
+  a row alone, so that no further turn repeats it.
+
+  unconditional: the pieces of the prompt that guidance leads away from; None: those of `prompt`,
+  the fields other than x empty. The FWM's then asks for y given x alone.
   """
 
-  prompt: tuple[str | tuple[int, ...], ...]
+  prompt: Pieces
   target: str
   end: tuple[int, ...]
+  begin: tuple[int, ...] = ()
+  unconditional: Pieces | None = None
 
   def __post_init__(self):
-    for piece in (*self.prompt, self.target):
+    both = (self.prompt,) if self.unconditional is None else (self.prompt, self.unconditional)
+    for piece in (*sum(both, ()), self.target):
       if isinstance(piece, str) and piece not in FIELDS:
         raise ValueError(f"template: unknown field {piece!r}; allowed: {', '.join(FIELDS)}")
-    if len(self.prompt) < 2 or any(isinstance(self.prompt[i], str) for i in (0, -1)):
-      raise ValueError(
-        f"template: a prompt must begin and end with literal tokens; found {self.prompt}"
-      )
+    for pieces in both:
+      if len(pieces) < 2 or any(isinstance(pieces[i], str) for i in (0, -1)):
+        raise ValueError(
+          f"template: a prompt must begin and end with literal tokens; found {pieces}"
+        )
     if not self.end:
       raise ValueError("template: a completion needs an end marker; found none")
 
@@ -57,13 +68,13 @@ def fwm_template(tokenizer) -> Template:
   what the z-free model learnt about copying then holds for the FWM that starts from it.
   """
   t = tokenizer
-  return Template(((t.bos, t.fwm), "z", (t.sep,), "x", (t.sep,)), "y", (t.eos,))
+  return Template(((t.bos, t.fwm), "z", (t.sep,), "x", (t.sep,)), "y", (t.eos,), begin=(t.bos,))
 
 
 def idm_template(tokenizer) -> Template:
   """`<bos> <idm> x <sep> y <sep>` → `z <eos>`."""
   t = tokenizer
-  return Template(((t.bos, t.idm), "x", (t.sep,), "y", (t.sep,)), "z", (t.eos,))
+  return Template(((t.bos, t.idm), "x", (t.sep,), "y", (t.sep,)), "z", (t.eos,), begin=(t.bos,))
 
 
 # What a chat template is given; a field stands at its name, and is tokenised by itself.
@@ -83,7 +94,36 @@ def chat_template(tokenizer, target: str) -> Template:
   if not hasattr(tokenizer, "chat"):
     raise ValueError("prompts = 'chat': it needs a language model's tokenizer (set pretrained).")
   messages = [{"role": "user", "content": CHAT[target]}]
-  return Template(tokenizer.chat(messages, enable_thinking=False), target, (tokenizer.eos,))
+  pieces = tokenizer.chat(messages, enable_thinking=False)
+  return Template(pieces, target, (tokenizer.eos,), begin=(tokenizer.bos,))
+
+
+def continuation(template: Template) -> tuple[str | tuple[int, ...], ...]:
+  """The pieces of a further turn of the FWM, which stand behind y and its end markers in place of a
+  whole prompt: the prompt's without x, for y is the state now, and without the literal that opens
+  x; of the first of them without the begin markers, and without what the end markers have written.
+
+  `<bos> <fwm> z <sep> x <sep>` → `y <eos>` goes on with `<fwm> z <sep>` → `y <eos>`, and
+  `<boi> x <eoi> \\n ... z <boi>` → `y <eoi> <eos>` with `\\n ... z <boi>` → `y <eoi> <eos>`.
+  ValueError for a template that doesn't lead from x to y.
+  """
+  if template.target != "y" or template.prompt.count("x") != 1:
+    raise ValueError(
+      f"template: further turns need one that leads from one x to y; found {template.prompt} for "
+      f"{template.target!r}"
+    )
+  at = template.prompt.index("x")
+  opened = at - 1 if isinstance(template.prompt[at - 1], tuple) else at
+  first, *rest = *template.prompt[:opened], *template.prompt[at + 1 :]
+  if isinstance(first, tuple):
+    first = _without(_without(first, template.begin), template.end)
+  return tuple(piece for piece in (first, *rest) if piece)
+
+
+def _without(ids: tuple[int, ...], lead: tuple[int, ...]) -> tuple[int, ...]:
+  """`ids` without the beginning that it shares with `lead`."""
+  pairs = zip(ids, lead, strict=False)
+  return ids[sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)) :]
 
 
 def concatenate(segments: list[Segment]) -> Segment:
@@ -97,12 +137,12 @@ def _literal(ids: tuple[int, ...], lead: tuple[int, ...]) -> Segment:
   return Segment(tokens, jnp.ones(shape, bool))
 
 
-def _pieces(template: Template, transition: Transition, lead: tuple[int, ...]) -> list[Segment]:
-  """The prompt's pieces as segments; a literal takes the shape of the piece before it, the first
+def _pieces(pieces: Pieces, transition: Transition, lead: tuple[int, ...]) -> list[Segment]:
+  """A template's pieces as segments; a literal takes the shape of the piece before it, the first
   one `lead`.
   """
   out = []
-  for piece in template.prompt:
+  for piece in pieces:
     if isinstance(piece, str):
       segment = getattr(transition, piece)
       if segment is None:
@@ -116,7 +156,16 @@ def _pieces(template: Template, transition: Transition, lead: tuple[int, ...]) -
 
 def prompt(template: Template, transition: Transition) -> Segment:
   """The whole prompt of transitions whose fields are all [B, S] → [B, P]."""
-  return concatenate(_pieces(template, transition, transition.x.tokens.shape[:1]))
+  return concatenate(_pieces(template.prompt, transition, transition.x.tokens.shape[:1]))
+
+
+def unconditional(template: Template, transition: Transition) -> Segment:
+  """The prompt that guidance leads away from, [B, P']."""
+  if template.unconditional is not None:
+    return prompt(dataclasses.replace(template, prompt=template.unconditional), transition)
+  for field in FIELDS:
+    transition = transition if field == "x" else hide(transition, field)
+  return prompt(template, transition)
 
 
 def scored(template: Template, transition: Transition, target: Segment) -> Scored:
@@ -127,7 +176,7 @@ def scored(template: Template, transition: Transition, target: Segment) -> Score
   the group.
   """
   lead = target.tokens.shape[:2]
-  pieces = _pieces(template, transition, lead[:1])
+  pieces = _pieces(template.prompt, transition, lead[:1])
   split = next((i for i, s in enumerate(pieces) if s.tokens.ndim == 3), len(pieces))
   if split == 0:
     raise ValueError("template: a prompt must begin with a piece that the group shares")
@@ -135,6 +184,31 @@ def scored(template: Template, transition: Transition, target: Segment) -> Score
   if split == len(pieces):
     return Scored(shared, None, target)
   return Scored(shared, concatenate([per_sample(s, lead[1]) for s in pieces[split:]]), target)
+
+
+def sequence(template: Template, turns: Transition) -> tuple[Segment, jax.Array]:
+  """What the FWM writes and reads behind the prompt of a sequence's first turn: y with its end
+  markers, then for each further turn the `continuation` and its y; and which of these tokens are
+  y's or end markers.
+
+  turns: y and z [B, K, S]; a turn whose y is empty isn't there, and those behind it aren't either.
+  → Segment [B, 1, T] and bool [B, 1, T]. The place before each y is a real token.
+  """
+  batch, later = turns.y.mask.shape[0], jax.tree.map(lambda a: a[:, 1:], (turns.y, turns.z))
+  later = Transition(jax.tree.map(lambda a: a[:, :-1], turns.y), *later)  # a y is the next one's x
+  there = turns.y.mask.any(-1, keepdims=True)  # [B, K, 1]
+  y = with_end(turns.y, template.end)
+  y = y._replace(mask=y.mask & there)
+  link = concatenate(_pieces(continuation(template), later, later.y.mask.shape[:2]))
+  link = link._replace(mask=link.mask & there[:, 1:])
+
+  def row(first, between, rest):  # [B, 1, S], [B, K − 1, L], [B, K − 1, S] → [B, 1, T]
+    rest = jnp.concatenate([between, rest], -1).reshape(batch, 1, -1)
+    return jnp.concatenate([first, rest], -1)
+
+  parts = (jax.tree.map(lambda a: a[:, :1], y), link, jax.tree.map(lambda a: a[:, 1:], y))
+  scored = row(parts[0].mask, jnp.zeros_like(link.mask), parts[2].mask)
+  return jax.tree.map(row, *parts), scored
 
 
 def per_sample(segment: Segment, group: int) -> Segment:

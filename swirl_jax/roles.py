@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from swirl_jax import logprob, prompts, sampling, sharding
-from swirl_jax.models import lora, transformer
+from swirl_jax.models import columns, lora, transformer
 from swirl_jax.types import Rollout, Segment, Transition
 
 
@@ -55,6 +55,11 @@ class Role(Protocol):
   def target(self, segment: Segment) -> Segment:
     """A field as the role would have produced it, with its end markers: [..., S] → [..., S + n]."""
 
+  def sequence(self, turns: Transition) -> tuple[Segment, jax.Array]:
+    """A target over several turns and what of it is scored, of a role that is trained on such; see
+    `prompts.sequence`.
+    """
+
   def content(self, rollout: Rollout) -> Segment:
     """What was sampled, as a field: [B, G, T]."""
 
@@ -80,41 +85,50 @@ class TransformerRole:
     params = lora.merge(transformer.compute_params(params, self.config), self.config.lora_scale)
     if self.gather:
       params = sharding.constrain_tree(params, gather_fsdp=True)
-    prompt = prompts.prompt(self.template, transition)
+    prompt, without = prompts.prompt(self.template, transition), None
+    if self.decoding.guidance != 1.0:
+      without = prompts.unconditional(self.template, transition)
     return sampling.rollout(
-      params, prompt, key, temperature, config=self.config, decoding=self.decoding
+      params,
+      prompt,
+      key,
+      temperature,
+      config=self.config,
+      decoding=self.decoding,
+      unconditional=without,
     )
 
   def logprobs(self, params, transition, target, *, sampled=False):
-    hidden, head, rows = self._hidden(params, transition, target)
-    out = logprob.token_logprobs(hidden, head, rows(target.tokens), **self._vocabulary(sampled))
+    hidden, head, targets, rows = self._scored(params, transition, target, sampled)
+    out = logprob.token_logprobs(hidden, head, targets, **self._options)
     return jax.tree.map(lambda a: a.reshape(target.mask.shape), out)
 
   def separable_loss(self, params, transition, target, data, token_loss, *, sampled=False):
-    hidden, head, rows = self._hidden(params, transition, target)
+    hidden, head, targets, rows = self._scored(params, transition, target, sampled)
     data = jax.tree.map(lambda a: rows(jnp.broadcast_to(a, target.mask.shape)), data)
-    return logprob.separable_loss(
-      hidden, head, rows(target.tokens), data, token_loss, **self._vocabulary(sampled)
-    )
+    return logprob.separable_loss(hidden, head, targets, data, token_loss, **self._options)
 
   def target(self, segment):
     return prompts.with_end(segment, self.template.end)
 
+  def sequence(self, turns):
+    return prompts.sequence(self.template, turns)
+
   def content(self, rollout):
     return prompts.content(rollout, self.decoding.end)
 
-  def _vocabulary(self, sampled: bool):
-    allowed = self.decoding.allowed if sampled else None
-    mask = sampling.allowed_mask(allowed, self.config.vocab_size)
-    c = self.config
-    return {"allowed": mask, "chunk": c.logprob_chunk, "cap": c.final_softcap}
+  @property
+  def _options(self):
+    return {"chunk": self.config.logprob_chunk, "cap": self.config.final_softcap}
 
-  def _hidden(self, params, transition, target):
-    """Hidden states that predict the target, [B·G, T, D]; the head; and how to bring [B, G, T] to
-    rows [B·G, T].
+  def _scored(self, params, transition, target, sampled):
+    """Hidden states that predict the target, [B·G, T, D]; the head, with `sampled` of the allowed
+    tokens alone; the targets [B·G, T] as its columns; and how to bring [B, G, T] to rows [B·G, T].
     """
     params = transformer.compute_params(params, self.config)
     parts = prompts.scored(self.template, transition, target)
     hidden = transformer.hidden_before(params, self.config, parts)
     rows = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
-    return rows(hidden), transformer.head_kernel(params, self.config), rows
+    allowed = self.decoding.allowed if sampled else None
+    head = columns.head(params, self.config, allowed)
+    return rows(hidden), head, columns.places(rows(target.tokens), allowed), rows

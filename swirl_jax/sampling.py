@@ -2,7 +2,13 @@
 group.
 
 The distribution that is drawn from is softmax(logits / temperature), cut to the top-k tokens and
-then to the nucleus of mass top-p; tokens that aren't allowed have no mass in it nor in the policy.
+then to the nucleus of mass top-p. Only allowed tokens have logits: the head is computed for them
+alone, and no other has mass in what is drawn from or in the policy.
+
+With guidance the logits that are drawn from are u + s (c − u): c of the prompt, u of an
+unconditional one, s the scale (classifier-free guidance, arXiv:2207.12598; on tokens as in Liquid,
+arXiv:2412.04332). The policy is that of c all the same.
+
 Every draw is inverse-CDF sampling from one uniform number per sample and token.
 """
 
@@ -12,12 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from swirl_jax import rng, sharding
-from swirl_jax.models import transformer
+from swirl_jax.models import columns, transformer
 from swirl_jax.models.attention import softcap
 from swirl_jax.sharding import BATCH
 from swirl_jax.types import Rollout, Segment
-
-MASKED = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +30,9 @@ class Decoding:
 
   length: T, the most tokens of a completion, end marker included. group: G. end: id of the end
   marker; None: every completion has exactly T tokens, as an image has. top_k: 0 keeps all tokens.
-  top_p: 1.0 keeps all. greedy: the most likely token. allowed: ranges (start, stop) of token ids,
-  None for all; must hold `end`.
+  top_p: 1.0 keeps all. greedy: the most likely token, of guided logits where there is guidance.
+  allowed: ranges (start, stop) of token ids, rising and disjoint, None for all; must hold `end`.
+  guidance: the scale s; 1.0 is none, and costs nothing.
   """
 
   length: int
@@ -36,7 +41,8 @@ class Decoding:
   top_k: int = 0
   top_p: float = 1.0
   greedy: bool = False
-  allowed: tuple[tuple[int, int], ...] | None = None
+  allowed: columns.Ranges | None = None
+  guidance: float = 1.0
 
   def __post_init__(self):
     for name, low in (("length", 1), ("group", 1), ("top_k", 0)):
@@ -46,20 +52,15 @@ class Decoding:
         )
     if not 0.0 < self.top_p <= 1.0:
       raise ValueError(f"decoding.top_p = {self.top_p}: allowed is more than 0 and at most 1.")
+    if not 1.0 <= self.guidance < float("inf"):
+      raise ValueError(f"decoding.guidance = {self.guidance}: allowed is a number from 1.")
+    columns.check(self.allowed, "decoding.allowed")
     if (
       self.allowed is not None
       and self.end is not None
       and not any(a <= self.end < b for a, b in self.allowed)
     ):
       raise ValueError(f"decoding.allowed = {self.allowed} leaves out the end marker {self.end}.")
-
-
-def allowed_mask(allowed: tuple[tuple[int, int], ...] | None, vocab_size: int) -> jax.Array | None:
-  """Ranges of token ids as bool [V]; None stays None."""
-  if allowed is None:
-    return None
-  ids = jnp.arange(vocab_size)
-  return jnp.stack([(ids >= a) & (ids < b) for a, b in allowed]).any(0)
 
 
 def keep_top(p: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
@@ -123,8 +124,9 @@ def inverse_cdf(p: jax.Array, u: jax.Array) -> jax.Array:
   return which * block + place
 
 
-def draw(logits, u, temperature, *, decoding: Decoding):
-  """One token of each row. logits float32 [..., V] (MASKED where not allowed), u [...] in [0, 1).
+def draw(logits, u, temperature, *, decoding: Decoding, policy=None):
+  """One token of each row. logits float32 [..., V] of what is drawn from, u [...] in [0, 1); policy
+  [..., V]: the policy's own logits, where they are others.
 
   Returns (token int32, log-probability under the policy at temperature 1, log-probability under
   what was drawn from), [...] each.
@@ -133,16 +135,34 @@ def draw(logits, u, temperature, *, decoding: Decoding):
   def at(values, token):
     return jnp.take_along_axis(values, token[..., None], -1)[..., 0]
 
-  top = logits.max(-1, keepdims=True)
-  centred = logits - top
-  lse = jnp.log(jnp.exp(centred).sum(-1))
+  centred = logits - logits.max(-1, keepdims=True)
+  own = centred if policy is None else policy - policy.max(-1, keepdims=True)
+  lse = jnp.log(jnp.exp(own).sum(-1))
   if decoding.greedy:
     token = logits.argmax(-1).astype(jnp.int32)
-    return token, at(centred, token) - lse, jnp.zeros_like(lse)
+    return token, at(own, token) - lse, jnp.zeros_like(lse)
   p = jnp.exp(centred / temperature)
   p = keep_top(p, top_k=decoding.top_k, top_p=decoding.top_p)
   token = inverse_cdf(p, u)
-  return token, at(centred, token) - lse, jnp.log(at(p, token)) - jnp.log(p.sum(-1))
+  return token, at(own, token) - lse, jnp.log(at(p, token)) - jnp.log(p.sum(-1))
+
+
+def in_turn(prompt: Segment, unconditional: Segment) -> Segment:
+  """Two prompts of each row, [B, P] and [B, P'], as rows of their own, in turn: [2 B, max(P, P')].
+
+  The shorter is padded in front, since its last place must stay the last.
+  """
+  length = max(prompt.tokens.shape[1], unconditional.tokens.shape[1])
+  front = lambda a: jnp.pad(a, [(0, 0), (length - a.shape[1], 0)])  # noqa: E731
+  pairs = zip(prompt, unconditional, strict=True)
+  return Segment(*(jnp.stack([front(a), front(b)], 1).reshape(-1, length) for a, b in pairs))
+
+
+def guide(logits: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
+  """u + s (c − u) and c, [B, G, V] each, of logits [2 B, G, V] whose rows are c and u in turn."""
+  pairs = logits.reshape(-1, 2, *logits.shape[1:])
+  c, u = pairs[:, 0], pairs[:, 1]
+  return u + scale * (c - u), c
 
 
 def rollout(
@@ -153,38 +173,40 @@ def rollout(
   *,
   config: transformer.TransformerConfig,
   decoding: Decoding,
+  unconditional: Segment | None = None,
 ) -> Rollout:
   """G completions of each prompt [B, P], until the end marker or T tokens; the loop stops when
   every row is done. Without an end marker every row is complete at T.
 
   params in the compute dtype; temperature a positive scalar. Token t of every sample is drawn with
-  `rng.stream(key, "token", t)`.
+  `rng.stream(key, "token", t)`. unconditional: with guidance, the prompts [B, P'] that it leads
+  away from, whose completions are the same tokens.
   """
   b, g, length = prompt.tokens.shape[0], decoding.group, decoding.length
-  head = transformer.head_kernel(params, config)
-  allowed = allowed_mask(decoding.allowed, config.vocab_size)
+  guided = decoding.guidance != 1.0
+  if guided != (unconditional is not None):
+    raise ValueError("rollout: an unconditional prompt is needed with guidance, and only then.")
+  if guided:
+    prompt = in_turn(prompt, unconditional)
+  head = columns.head(params, config, decoding.allowed)
   hidden, prefix = transformer.prefill(params, config, prompt)
+  rows = hidden.shape[0]  # B, or 2 B with guidance
 
   def put(out: Rollout, hidden, t):
     logits = jnp.einsum("bgd,dv->bgv", hidden, head, preferred_element_type=jnp.float32)
-    logits = softcap(logits, config.final_softcap)
-    if allowed is not None:
-      logits = jnp.where(allowed.reshape(1, 1, -1), logits, MASKED)
+    logits, policy = softcap(logits, config.final_softcap), None
+    if guided:
+      logits, policy = guide(logits, decoding.guidance)
     u = jax.random.uniform(rng.stream(key, "token", t), (b, g))
-    token, logp, logp_sampler = draw(logits, u, temperature, decoding=decoding)
-    live = ~out.complete
-    new = [jnp.where(live, x, jnp.zeros_like(x)) for x in (token, live, logp, logp_sampler)]
-    at = [
-      jax.lax.dynamic_update_slice_in_dim(old, x[..., None], t, -1)
-      for old, x in zip(out[:4], new, strict=True)
-    ]
-    ended = t + 1 == length if decoding.end is None else token == decoding.end
-    return Rollout(*at, out.complete | ended)
+    token, logp, logp_sampler = draw(logits, u, temperature, decoding=decoding, policy=policy)
+    token = columns.ids(token, decoding.allowed)
+    return write(out, t, (token, logp, logp_sampler), decoding)
 
   def step(carry):
     t, out, cache = carry
     last = jax.lax.dynamic_slice_in_dim(out.tokens, t - 1, 1, -1)
-    segment = Segment(last, jnp.ones((b, g, 1), bool))
+    last = jnp.repeat(last, 2, 0) if guided else last
+    segment = Segment(last, jnp.ones(last.shape, bool))
     now = [jax.lax.dynamic_slice_in_dim(a, t - 1, 1, -2) for a in rotation]
     hidden, cache = transformer.apply(
       layered, config, segment, prefix=prefix, cache=cache, index=t - 1, rotation=now
@@ -195,16 +217,34 @@ def rollout(
     t, out, _ = carry
     return (t < length) & ~out.complete.all()
 
-  shape = (b, g, length)
-  zeros = [
-    sharding.constrain(jnp.zeros(shape, d), BATCH)
-    for d in (jnp.int32, bool, jnp.float32, jnp.float32)
-  ]
-  out = Rollout(*zeros, jnp.zeros((b, g), bool))
-  out = put(out, jnp.broadcast_to(hidden[:, None], (b, g, hidden.shape[-1])), 0)
+  out = empty(b, g, length)
+  out = put(out, jnp.broadcast_to(hidden[:, None], (rows, g, hidden.shape[-1])), 0)
   # Made here, not in the step: XLA would compute the sines anew wherever a layer reads them.
   positions = prefix.length[:, None, None] + jnp.arange(length).reshape(1, 1, -1)
   rotation = transformer.rotary(config, positions)
   layered = transformer.split_layers(params, config, after=out.tokens[0, 0, 0])
-  cache = transformer.empty_cache(config, b, g, max(1, length - 1))
+  cache = transformer.empty_cache(config, rows, g, max(1, length - 1))
   return jax.lax.while_loop(unfinished, step, (jnp.int32(1), out, cache))[1]
+
+
+def empty(batch: int, group: int, length: int) -> Rollout:
+  """A rollout in which nothing has been drawn, [B, G, T], laid out as its rows are."""
+  zeros = [
+    sharding.constrain(jnp.zeros((batch, group, length), d), BATCH)
+    for d in (jnp.int32, bool, jnp.float32, jnp.float32)
+  ]
+  return Rollout(*zeros, jnp.zeros((batch, group), bool))
+
+
+def write(out: Rollout, t, drawn: tuple[jax.Array, ...], decoding: Decoding) -> Rollout:
+  """The rollout with (token, logp, logp_sampler), [B, G] each, at place t of the rows that were not
+  complete.
+  """
+  live = ~out.complete
+  new = [jnp.where(live, x, jnp.zeros_like(x)) for x in (drawn[0], live, *drawn[1:])]
+  at = [
+    jax.lax.dynamic_update_slice_in_dim(old, x[..., None], t, -1)
+    for old, x in zip(out[:4], new, strict=True)
+  ]
+  ended = t + 1 == decoding.length if decoding.end is None else drawn[0] == decoding.end
+  return Rollout(*at, out.complete | ended)

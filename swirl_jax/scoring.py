@@ -8,8 +8,9 @@ import numpy as np
 from swirl_jax import metrics, rng
 from swirl_jax.data import transitions
 from swirl_jax.evaluation import multi_turn, one_step
+from swirl_jax.models import columns
 from swirl_jax.plan import Stage, final_models, warm_models
-from swirl_jax.programs import sampler
+from swirl_jax.programs import drawn_with
 from swirl_jax.roles import TransformerRole
 
 
@@ -46,7 +47,6 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   e, data = run.settings.evaluation, run.data
   warm, now = warm_models(run.plan), final_models(run.plan)
   fwm, idm = drawing(run, "y"), drawing(run, "z")
-  common = {k: v for k, v in _common(run, "y").items() if k != "world"}
   rows = []
   for split in [name for name in ("validation", "test") if name in data.examples]:
     found = one_step.best_of(
@@ -57,7 +57,7 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
       data.examples[split],
       n=e.best_of,
       key=rng.stream(run.root, "evaluation", "best_of", split),
-      **common,
+      **_common(run, "y"),
     )
     rows.append(_final_row("warmup", "best_of", split, found["metrics"], found["by_episode"]))
 
@@ -66,7 +66,7 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   samples: dict[str, Any] = {}
   for method, name in (("warmup", warm["y"]), ("swirl", now["y"])):
     turns = multi_turn.multi_turn(
-      run.players.fwm, run.model(name), test, chains, batch=e.batch, world=data.world, shown=6
+      fwm, run.model(name), test, chains, batch=e.batch, world=data.world, shown=6
     )
     rows.append(_final_row(method, "multi_turn", shown, turns["metrics"]))
     samples["chains"] = turns["chains"]
@@ -87,7 +87,7 @@ def perf(run, stage: Stage, found: dict[str, Any], seconds: float) -> dict[str, 
   utilisation where the peak is known, memory.
 
   FLOPs are 2 per parameter and token of a forward pass and 6 of an update, embeddings left out;
-  padding and attention scores don't count.
+  attention scores don't count, and padding in supervised steps alone.
   """
   lengths = run.data.lengths
   samples = (
@@ -95,19 +95,15 @@ def perf(run, stage: Stage, found: dict[str, Any], seconds: float) -> dict[str, 
     if "length" in found
     else float(stage.settings.batch * len(stage.fields))
   )
+  rows = run.data.turns.get(stage.name)  # of sequences, the turns behind the first: their mean
+  further = 0.0 if rows is None else stage.settings.batch * ((rows >= 0).sum() / len(rows) - 1.0)
   tokens = (
     float(found["length"].sum)
     if "length" in found
     else samples * (2 * lengths.state + lengths.action)
+    + further * (lengths.state + lengths.action)
   )
-  config = run.players.fwm.config
-  matrices = config.n_layers * (
-    config.d_model * config.head_dim * 2 * (config.n_heads + config.n_kv_heads)
-    + 3 * config.d_model * config.d_ff
-  )
-  weights = matrices + config.d_model * config.vocab_size
-  scored = samples * (lengths.state + lengths.action)
-  flops = weights * (8.0 * tokens + 2.0 * scored if "length" in found else 6.0 * tokens)
+  flops = _flops(run, stage, tokens, samples * (lengths.state + lengths.action))
   out = {
     "seconds": seconds,
     "tokens_per_second": tokens / seconds,
@@ -118,10 +114,25 @@ def perf(run, stage: Stage, found: dict[str, Any], seconds: float) -> dict[str, 
   return out if used is None else out | {"mfu": used}
 
 
+def _flops(run, stage: Stage, tokens: float, scored: float) -> float:
+  """Of a step that samples and learns `tokens`, or learns them alone, and has `scored` scored."""
+  role = run.players.of(stage.fields[0])
+  c = role.config
+  matrices = c.n_layers * (
+    c.d_model * c.head_dim * 2 * (c.n_heads + c.n_kv_heads) + 3 * c.d_model * c.d_ff
+  )
+  whole = matrices + c.d_model * c.vocab_size
+  if stage.kind == "sft":
+    return 6.0 * tokens * whole
+  policy = matrices + c.d_model * columns.count(role.decoding.allowed, c.vocab_size)
+  streams = 1 if stage.settings.guidance == 1.0 else 2
+  return (2.0 * streams + 6.0) * tokens * policy + 2.0 * scored * whole
+
+
 def drawing(run, field: str) -> TransformerRole:
-  """The role of a run, under way or only read, with the truncation that its phase samples with."""
+  """The role of a run, under way or only read, drawing as its phase does."""
   phase = run.settings.phase1 if field == "y" else run.settings.phase2
-  return sampler(run.players.of(field), top_k=phase.top_k, top_p=phase.top_p)
+  return drawn_with(run.players.of(field), phase)
 
 
 def _common(run, field: str) -> dict[str, Any]:
@@ -153,7 +164,7 @@ def _gallery(run, models: dict[str, str]) -> list[dict[str, Any]]:
   (split, test), shown = _shown(run), []
   for method, name in models.items():
     decoded = one_step.decode(
-      run.players.fwm,
+      drawing(run, "y"),
       run.model(name),
       test.data,
       group=1,

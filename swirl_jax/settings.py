@@ -21,7 +21,8 @@ WEIGHTS = ("separate", "shared")
 PROMPTS = ("plain", "chat")
 PHASES = ("phase1", "phase2")
 MODELS = ("fwm", "idm")
-SOURCES = ("fwm_labels", "idm_labels", "pseudo", "mixed")
+LABELS = ("fwm_labels", "idm_labels")
+SOURCES = (*LABELS, "pseudo", "mixed")
 LATENTS = ("fresh", "cached")
 # Names of methods and models that no rival may have.
 TAKEN = {"warmup", "swirl", "prior", "fwm", "idm", "model", "warm", "warm_fwm", "warm_idm"}
@@ -35,6 +36,14 @@ def _at_least(name: str, value: int, low: int) -> None:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
   if value not in allowed:
     raise ValueError(f"{name} = {value!r}: allowed are {list(allowed)}.")
+
+
+def _one_turn(name: str, stage: "SftSettings") -> None:
+  if stage.turns != 1:
+    raise ValueError(
+      f"{name}.turns = {stage.turns}: allowed is 1; only the FWM's supervised training on labels "
+      f"(warmup_fwm, or a rival whose model is 'fwm' and data one of {list(LABELS)}) has more."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +73,8 @@ class OptimizerSettings:
 class SftSettings:
   """Supervised training: at most `steps` updates of `batch` transitions.
 
+  turns: of the FWM on labels alone, the most transitions of an episode that follow each other in
+  one sequence, x0 z1 y1 z2 y2 ..., whose every y counts; `batch` is then of sequences.
   The model is scored on validation every `validate_every` steps (greedy exact match; the IDM's by
   the action's meaning), 0 for never. With `patience` > 0 training stops after so many scores
   without a new best, and the best parameters are kept.
@@ -74,10 +85,12 @@ class SftSettings:
   optimizer: OptimizerSettings
   validate_every: int = 0
   patience: int = 0
+  turns: int = 1
 
   def __post_init__(self):
     _at_least("steps", self.steps, 0)
     _at_least("batch", self.batch, 1)
+    _at_least("turns", self.turns, 1)
     _at_least("patience", self.patience, 0)
     _at_least("validate_every", self.validate_every, 1 if self.patience else 0)
 
@@ -91,6 +104,8 @@ class PhaseSettings(phases.Algorithm):
   each update, 0 for none.
   latents: "fresh" draws z in every step; "cached" annotates every pair once, greedily, and drops
   those whose mean log-probability is under `latent_floor`. They are read by Phase I alone.
+  guidance: the scale, from 1 (none), by which samples are led away from the policy's unconditional
+  prompt; twice the work of a rollout. What is trained is the policy without it.
   validate_every: as for `SftSettings`; nothing is decided by these scores.
   """
 
@@ -101,6 +116,7 @@ class PhaseSettings(phases.Algorithm):
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
+  guidance: float = 1.0
   beta: float = 0.1
   clip_low: float = 0.2
   clip_high: float = 0.2
@@ -124,6 +140,8 @@ class PhaseSettings(phases.Algorithm):
     for name in ("temperature", "latent_temperature", "importance_cap"):
       if getattr(self, name) <= 0:
         raise ValueError(f"{name} = {getattr(self, name)}: allowed is more than 0.")
+    if not 1.0 <= self.guidance < float("inf"):
+      raise ValueError(f"guidance = {self.guidance}: allowed is a number from 1.")
     for name in ("beta", "clip_low", "clip_high", "anchor_weight"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name} = {getattr(self, name)}: allowed is 0 or more.")
@@ -193,6 +211,8 @@ class Rival:
       raise ValueError(f"confident = {self.confident}: allowed is a share above 0, at most 1.")
     if (self.sft is None) != bool(self.phases):
       raise ValueError("sft: allowed is either sft, or phase1 and phase2, or one of these two.")
+    if self.sft is not None and (self.model != "fwm" or self.data not in LABELS):
+      _one_turn("sft", self.sft)
 
   @property
   def phases(self) -> tuple[tuple[str, PhaseSettings], ...]:
@@ -311,6 +331,8 @@ class Settings:
       if not self.pretrained and getattr(self.data, name):
         raise ValueError(f"data.{name}: without `pretrained` the world decides it; allowed is 0.")
     _at_least("seed", self.seed, 0)
+    _one_turn("pretrain", self.pretrain)
+    _one_turn("warmup_idm", self.warmup_idm)
     if "name" not in self.world:
       raise ValueError("world.name is missing.")
     if taken := {*self.rivals} & TAKEN:
@@ -335,6 +357,12 @@ class Settings:
         )
       if phase.kl_in == "reward" and not phase.beta:
         raise ValueError(f"{name}.kl_in = 'reward' needs {name}.beta above 0.")
+
+  @property
+  def turns(self) -> int:
+    """The most turns of a sequence that is trained on."""
+    compared = [self.rivals[name].sft for name in self.compare]
+    return max(s.turns for s in (self.warmup_fwm, *compared) if s is not None)
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:

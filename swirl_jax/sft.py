@@ -28,8 +28,8 @@ class SftSpec:
 
 
 class Supervised(NamedTuple):
-  """Labelled transitions, ready for the loss: the target [B, 1, T] with its end marker, and each
-  token's weight in the loss.
+  """Labelled transitions, ready for the loss: those of the prompt, the target [B, 1, T] with its
+  end marker, and each token's weight in the loss, 0 for what is read alone.
   """
 
   transition: Transition
@@ -40,27 +40,33 @@ class Supervised(NamedTuple):
 def supervised(role: Role, transition: Transition, *, hide_z: bool = False) -> Supervised:
   """Token mean over the whole batch, so that micro-batches of it add up exactly.
 
-  Transition fields [B, S].
+  Transition fields [B, S]. With y and z [B, K, S] a row is a sequence of turns: the prompt of the
+  first, and a target whose every y counts (arXiv:2602.06130: "loss on every y").
   """
-  target = role.target(Segment(*(a[:, None] for a in getattr(transition, role.field))))
+  field = getattr(transition, role.field)
+  if field.tokens.ndim == 3:
+    target, scored = role.sequence(transition)
+    y, z = (Segment(*(a[:, 0] for a in s)) for s in (transition.y, transition.z))
+    transition = Transition(transition.x, y, z)
+  else:
+    target = role.target(Segment(*(a[:, None] for a in field)))
+    scored = target.mask
   if hide_z:
     transition = prompts.hide(transition, "z")
-  return Supervised(transition, target, objectives.token_weights(target.mask))
+  return Supervised(transition, target, objectives.token_weights(scored))
 
 
 def supervised_loss(role: Role, params, batch: Supervised) -> tuple[jax.Array, dict[str, Mean]]:
   """Σ weight · −log p(field | the rest), end marker included, with metrics named by the field."""
 
-  def token_loss(logp, entropy, data):
-    weight, mask = data
+  def token_loss(logp, entropy, weight):
+    scored = weight > 0
     return -weight * logp, {
-      f"nll_{role.field}": Mean.of(-logp, mask),
-      f"entropy_{role.field}": Mean.of(entropy, mask),
+      f"nll_{role.field}": Mean.of(-logp, scored),
+      f"entropy_{role.field}": Mean.of(entropy, scored),
     }
 
-  return role.separable_loss(
-    params, batch.transition, batch.target, (batch.weight, batch.target.mask), token_loss
-  )
+  return role.separable_loss(params, batch.transition, batch.target, batch.weight, token_loss)
 
 
 def sft_step(

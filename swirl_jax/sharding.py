@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp", "tensor")
 HOST = "pinned_host"  # the kind of host memory from which devices copy
 BATCH = ("data", "fsdp")  # the mesh axes over which a batch is split
+ANY = PartitionSpec.UNCONSTRAINED  # for `constrain`: a dimension that XLA lays out
 
 # Layer parameters carry a leading axis L (never split). Vocabulary, heads and feed-forward go to
 # `tensor`, the width to `fsdp`.
@@ -130,7 +131,8 @@ def constrain(x: jax.Array, *axes) -> jax.Array:
   def size(axis):
     return int(np.prod([mesh.shape[a] for a in (axis if isinstance(axis, tuple) else (axis,))]))
 
-  keep = [a if a is not None and x.shape[i] % size(a) == 0 else None for i, a in enumerate(axes)]
+  free = (None, ANY)
+  keep = [a if a in free or x.shape[i] % size(a) == 0 else None for i, a in enumerate(axes)]
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*keep))
 
 

@@ -187,7 +187,11 @@ class StageRun:
         pipeline.Batches(pseudo, s.batch - s.batch // 2, seed("pseudo")),
       )
       return lambda step: (put(inputs.join(half[0][step], half[1][step])),)
-    sources = [pipeline.Batches(arrays[name], s.batch, seed(name)) for name in stage.data]
+    turns = {"y": run.data.turns[stage.name]} if s.turns > 1 else {}
+    sources = [
+      pipeline.Batches(arrays[name], s.batch, seed(name), turns=turns.get(field))
+      for name, field in zip(stage.data, stage.fields, strict=True)
+    ]
     return lambda step: tuple(put(source[step]) for source in sources)
 
   def _check(self, found, batch) -> None:

@@ -19,7 +19,11 @@ class Segment(NamedTuple):
 
 
 class Transition(NamedTuple):
-  """A batch of transitions: x becomes y under the action z; z is None where it is latent."""
+  """A batch of transitions: x becomes y under the action z; z is None where it is latent.
+
+  Fields are [B, S]. K turns that follow each other, of which each begins where the one before
+  ended, are one whose y and z are [B, K, S].
+  """
 
   x: Segment
   y: Segment
@@ -31,8 +35,8 @@ class Rollout(NamedTuple):
 
   tokens int32 [B, G, T]; mask bool [B, G, T]; logp float32 [B, G, T], of the policy itself
   (temperature 1, renormalised over the allowed tokens); logp_sampler float32 [B, G, T], of the
-  distribution that was drawn from (temperature, top-k, top-p); complete bool [B, G], whether the
-  end marker was reached within T tokens.
+  distribution that was drawn from (guidance, temperature, top-k, top-p); complete bool [B, G],
+  whether the end marker was reached within T tokens.
   """
 
   tokens: jax.Array

@@ -19,6 +19,10 @@ if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
   _own_cache = tempfile.mkdtemp(prefix="swirl_jax_test_cache_")
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _own_cache
 
+from swirl_jax import allocator  # noqa: E402
+
+allocator.keep_freed_memory()  # as the programs do
+
 import jax  # noqa: E402
 
 # Repeated here because a pytest plug-in may have imported jax, which reads the environment once.

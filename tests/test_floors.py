@@ -24,7 +24,7 @@ LINES = (
   (0, ("optimizer",)),
   (1, ("models/",)),
   (1, ("data/",)),
-  (1, ("checkpoint", "files", "hosts", "metrics", "typed")),
+  (1, ("allocator", "checkpoint", "files", "hosts", "metrics", "typed")),
   (1, ("charts",)),
   (1, ("theory/exact", "theory/worlds", "theory/__init__")),
   (2, ("logprob", "sampling")),
@@ -55,7 +55,7 @@ LINES = (
       "comparison_page",
     ),
   ),
-  (6, ("main", "predict", "export", "memory", "collect", "compare", "train_vq")),
+  (6, ("main", "predict", "export", "memory", "collect", "compare", "tokenize_images", "train_vq")),
 )
 TOP = 6  # every __main__
 

@@ -12,43 +12,36 @@ from swirl_jax import logprob
 from swirl_jax.types import Mean
 
 N, T, D, V = 3, 7, 8, 13
-ALLOWED = np.array([True] * 4 + [False] * 3 + [True] * 6)
-
 
 CAP = 1.5  # of the logits, whose standard deviation is about 3
 
 
-def inputs(allowed=None):
+def inputs():
   rng = np.random.default_rng(0)
   hidden = rng.normal(size=(N, T, D)).astype(np.float32)
   head = rng.normal(size=(D, V)).astype(np.float32)
-  ids = np.arange(V) if allowed is None else np.flatnonzero(allowed)
-  targets = rng.choice(ids, (N, T)).astype(np.int32)
+  targets = rng.integers(0, V, (N, T)).astype(np.int32)
   weights = rng.normal(size=(N, T)).astype(np.float32)
   return hidden, head, targets, weights
 
 
-def plain(hidden, head, targets, allowed, cap=0.0):
+def plain(hidden, head, targets, cap=0.0):
   """log_softmax over [N, T, V] and its entropy."""
   logits = cap * jnp.tanh(hidden @ head / cap) if cap else hidden @ head
-  if allowed is not None:
-    logits = jnp.where(allowed.reshape(1, 1, -1), logits, -jnp.inf)
   logp = jax.nn.log_softmax(logits)
-  p = jnp.exp(logp)
-  entropy = -jnp.where(p > 0, p * jnp.where(p > 0, logp, 0.0), 0.0).sum(-1)
+  entropy = -(jnp.exp(logp) * logp).sum(-1)
   return jnp.take_along_axis(logp, targets[..., None], -1)[..., 0], entropy
 
 
 # Any width: one token a row at a time, widths that do not divide T, more than there is.
 chunks = pytest.mark.parametrize(
-  "chunk, allowed, cap",
-  [(1, None, 0.0), (3 * N, ALLOWED, CAP), (5 * N + 1, None, CAP), (10_000, ALLOWED, 0.0)],
+  "chunk, cap", [(1, 0.0), (3 * N, CAP), (5 * N + 1, CAP), (10_000, 0.0)]
 )
 
 
 @chunks
-def test_token_logprobs_equal_log_softmax(chunk, allowed, cap):
-  hidden, head, targets, weights = inputs(allowed)
+def test_token_logprobs_equal_log_softmax(chunk, cap):
+  hidden, head, targets, weights = inputs()
 
   def objective(f):
     def run(hidden, head):
@@ -57,10 +50,10 @@ def test_token_logprobs_equal_log_softmax(chunk, allowed, cap):
 
     return tiny.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(hidden, head)
 
-  options = {"allowed": allowed, "chunk": chunk, "cap": cap}
+  options = {"chunk": chunk, "cap": cap}
   chunked = functools.partial(logprob.token_logprobs, targets=targets, **options)
   (_, found), grads = objective(lambda h, w: chunked(h, w))
-  (_, expected), plain_grads = objective(lambda h, w: plain(h, w, targets, allowed, cap))
+  (_, expected), plain_grads = objective(lambda h, w: plain(h, w, targets, cap))
   assert all(a.shape == (N, T) and a.dtype == jnp.float32 for a in found)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
   for one, other in zip(grads, plain_grads, strict=True):
@@ -68,9 +61,9 @@ def test_token_logprobs_equal_log_softmax(chunk, allowed, cap):
 
 
 @chunks
-def test_separable_loss_equals_log_softmax(chunk, allowed, cap):
+def test_separable_loss_equals_log_softmax(chunk, cap):
   """A loss that is neither linear in logp nor blind to `data`, scaled from outside."""
-  hidden, head, targets, weights = inputs(allowed)
+  hidden, head, targets, weights = inputs()
   mask = np.arange(T) < np.array([[7], [2], [0]])
 
   def token_loss(logp, entropy, data):
@@ -80,12 +73,12 @@ def test_separable_loss_equals_log_softmax(chunk, allowed, cap):
 
   def fused(hidden, head):
     loss, metrics = logprob.separable_loss(
-      hidden, head, targets, (weights, mask), token_loss, allowed=allowed, chunk=chunk, cap=cap
+      hidden, head, targets, (weights, mask), token_loss, chunk=chunk, cap=cap
     )
     return 3.0 * loss, metrics
 
   def whole(hidden, head):
-    logp, entropy = plain(hidden, head, targets, allowed, cap)
+    logp, entropy = plain(hidden, head, targets, cap)
     terms, metrics = token_loss(logp, jax.lax.stop_gradient(entropy), (weights, mask))
     return 3.0 * terms.sum(), metrics
 
@@ -104,34 +97,11 @@ def test_separable_loss_equals_log_softmax(chunk, allowed, cap):
   np.testing.assert_allclose(tiny.jit(fused)(hidden, head)[0], expected[0][0], rtol=1e-5)
 
 
-def test_what_is_not_allowed_has_no_part():
-  """Whatever the logits of the other tokens are, value and gradient do not move."""
-  hidden, head, targets, weights = inputs(ALLOWED)
-
-  @tiny.jit
-  def run(head):
-    def objective(head):
-      logp, entropy = logprob.token_logprobs(hidden, head, targets, allowed=ALLOWED, chunk=9)
-      return (weights * logp).sum(), entropy
-
-    return jax.value_and_grad(objective, has_aux=True)(head)
-
-  (value, entropy), grads = run(head)
-  (other, other_entropy), other_grads = run(np.where(ALLOWED[None], head, 50.0).astype(np.float32))
-  assert value == other and np.array_equal(entropy, other_entropy)
-  np.testing.assert_array_equal(grads, other_grads)
-  assert not np.asarray(grads)[:, ~ALLOWED].any()
-  assert np.asarray(grads)[:, ALLOWED].any(0).all()
-  assert (np.asarray(entropy) <= np.log(ALLOWED.sum())).all()
-
-
 def test_bfloat16_hidden_gives_float32_numbers():
   hidden, head, targets, _ = inputs()
   low = hidden.astype(jnp.bfloat16)
   found = logprob.token_logprobs(low, head, targets, chunk=9)
-  expected = plain(
-    low.astype(np.float32), head.astype(jnp.bfloat16).astype(np.float32), targets, None
-  )
+  expected = plain(low.astype(np.float32), head.astype(jnp.bfloat16).astype(np.float32), targets)
   assert all(a.dtype == jnp.float32 for a in found)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
 

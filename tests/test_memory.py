@@ -42,6 +42,22 @@ def test_a_7b_model_by_hand():
   assert kept["prompt's keys and values"] == 32 * 1152 * 28 * 16 * 256 * 2 * 2
 
 
+def test_the_policy_has_the_logits_of_what_it_samples():
+  """8,192 codes of 264,448 words, or the others; a reward reads all. Guidance decodes twice."""
+  image = memory.temporary_bytes(settings(), "phase1", ONE)
+  assert image["logits of a chunk"] == 4 * 16_384 * 8192
+  assert image["logits of a reward"] == 4 * 16_384 * 264_448
+  assert image["columns of the head"] == 3072 * 8192 * 2
+  text = memory.temporary_bytes(settings(), "phase2", ONE)
+  words = 264_448 - 8192
+  assert text["logits of a chunk"] == 4 * 16_384 * words
+  assert text["columns of the head"] == 3072 * words * 2
+  guided = settings(phase1=PHASE1 | {"guidance": 2.0})
+  guided = memory.temporary_bytes(guided, "phase1", ONE)
+  for name in ("rollout's cache", "prompt's keys and values"):
+    assert guided[name] == 2 * image[name]
+
+
 def test_a_mesh_divides_what_it_lays_out():
   one, many = (memory.slot_bytes(settings(), "phase2", m) for m in (ONE, mesh_of(1, 16, 4)))
   assert one["policy"] / many["policy"] == pytest.approx(64, rel=1e-2)

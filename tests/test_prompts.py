@@ -43,6 +43,20 @@ def test_without_z_the_fwm_prompt_is_that_of_the_z_free_model():
   assert prompts.hide(BATCH._replace(z=None), "z").z.mask.shape == (2, 0)
 
 
+def test_the_prompt_that_guidance_leads_away_from():
+  """By default x alone; a template may have its own pieces, of literals alone too."""
+  found = prompts.unconditional(FWM, BATCH)
+  assert tiny.real(found, 0) == [T.bos, T.fwm, T.sep, 10, 11, 12, T.sep]
+  assert tiny.real(prompts.unconditional(IDM, BATCH), 1) == [T.bos, T.idm, 13, T.sep, T.sep]
+  own = prompts.Template(FWM.prompt, "y", FWM.end, ((7,), (8, 9)))
+  found = prompts.unconditional(own, BATCH)
+  assert [tiny.real(found, i) for i in range(2)] == [[7, 8, 9]] * 2
+  expected = prompts.prompt(FWM, BATCH).tokens
+  np.testing.assert_array_equal(prompts.prompt(own, BATCH).tokens, expected)
+  with pytest.raises(ValueError, match="must begin and end with literal tokens"):
+    prompts.Template(FWM.prompt, "y", FWM.end, ("x", (8,)))
+
+
 def test_a_missing_field_is_an_error():
   with pytest.raises(ValueError, match="needs field 'z', but the transition has none"):
     prompts.prompt(FWM, BATCH._replace(z=None))
@@ -100,6 +114,67 @@ def test_scored_shares_what_it_can():
         lone = jax.tree.map(lambda a, b=b, g=g: a[b, g] if a.ndim == 3 else a[b], batch)
         lone = jax.tree.map(lambda a: a[None], lone)
         assert rows(parts, b, g) == tiny.real(prompts.prompt(template, lone), 0)
+
+
+LIQUID = prompts.Template(((1, 2), "x", (3, 10, 11), "z", (2,)), "y", (3, 4), begin=(1,))
+CHAT = prompts.Template(((1, 5), "z", (6,), "x", (7, 8)), "y", (4,), begin=(1,))
+
+
+@pytest.mark.parametrize(
+  "template, pieces",
+  [
+    (FWM, ((T.fwm,), "z", (T.sep,))),
+    (LIQUID, ((10, 11), "z", (2,))),  # <eoi> is written by the end markers of y
+    (CHAT, ((5,), "z", (7, 8))),
+    (prompts.Template(((1,), "z", "x", (7,)), "y", (4,), begin=(1,)), ("z", (7,))),
+    (prompts.Template(((1,), "x", (3,), (5,), "z", (2,)), "y", (3,)), ((5,), "z", (2,))),
+    (prompts.Template(((1,), "x", (2,)), "y", (4,)), ((2,),)),
+  ],
+)
+def test_a_further_turn_is_the_prompt_without_x(template, pieces):
+  assert prompts.continuation(template) == pieces
+
+
+def test_a_further_turn_needs_a_state_to_go_on_from():
+  with pytest.raises(ValueError, match="further turns need one that leads from one x to y"):
+    prompts.continuation(IDM)
+
+
+def turns_of(x, z, y):
+  """x [B, S], y and z [B, K, S] from lists of ids; turns that are missing are empty."""
+  z, y = ([field(*row, length=n) for row in rows] for rows, n in ((z, 2), (y, 4)))
+  stack = lambda s: Segment(*(np.stack(a) for a in zip(*s, strict=True)))  # noqa: E731
+  return Transition(field(*x), stack(y), stack(z))
+
+
+def test_a_sequence_of_turns_by_hand():
+  turns = turns_of(
+    [[10, 11], [12], [13]],
+    [[[30], [31, 32], [33]], [[34, 35], [36], []], [[37], [], []]],
+    [[[20], [21, 22, 23, 24], [25]], [[26, 27], [28], []], [[29], [], []]],
+  )
+  target, scored = prompts.sequence(FWM, turns)
+  f, s, e = T.fwm, T.sep, T.eos
+  wanted = [
+    ([20, e, f, 31, 32, s, 21, 22, 23, 24, e, f, 33, s, 25, e], "yy....yyyyy...yy"),
+    ([26, 27, e, f, 36, s, 28, e], "yyy...yy"),
+    ([29, e], "yy"),
+  ]
+  assert target.tokens.shape == (3, 1, 5 + 2 * (1 + 2 + 1 + 5)) == scored.shape
+  for b, (ids, marks) in enumerate(wanted):
+    real = np.asarray(target.mask)[b, 0]
+    assert tiny.real(target, b, 0) == ids
+    assert "".join(".y"[int(m)] for m in np.asarray(scored)[b, 0][real]) == marks
+  assert not np.asarray(scored)[~np.asarray(target.mask)].any()
+  # What predicts the first token of a y stands at the place before it.
+  places, before = np.asarray(scored)[:, 0], np.asarray(target.mask)[:, 0]
+  starts = places[:, 1:] & ~places[:, :-1]
+  assert starts.sum() == 3 and before[:, :-1][starts].all()
+
+  target, scored = prompts.sequence(LIQUID, jax.tree.map(lambda a: a[:1], turns))
+  assert tiny.real(target, 0, 0) == [
+    20, 3, 4, 10, 11, 31, 32, 2, 21, 22, 23, 24, 3, 4, 10, 11, 33, 2, 25, 3, 4,
+  ]  # fmt: skip
 
 
 def test_per_sample():

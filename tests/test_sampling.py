@@ -11,7 +11,7 @@ import scipy.stats
 import tiny
 
 from swirl_jax import prompts, rng, sampling
-from swirl_jax.models import transformer
+from swirl_jax.models import columns, transformer
 from swirl_jax.types import Segment
 
 END = tiny.TOKENIZER.eos
@@ -22,10 +22,7 @@ def truncated(logits, *, temperature=1.0, top_k=0, top_p=1.0, allowed=None):
   """The distribution that is drawn from, by sorting, in float64: [V] → [V]."""
   logits = np.asarray(logits, np.float64) / temperature
   if allowed is not None:
-    inside = np.zeros(len(logits), bool)
-    for a, b in allowed:
-      inside[a:b] = True
-    logits = np.where(inside, logits, -np.inf)
+    logits = np.where(tiny.allowed_mask(allowed, len(logits)), logits, -np.inf)
   p = np.exp(logits - logits.max())
   p /= p.sum()
   order = np.argsort(-p, kind="stable")
@@ -73,12 +70,12 @@ def test_draws_follow_the_distribution(cut):
   """Chi-square of 20,000 draws (fixed seed), and both log-probabilities of each."""
   logits = 1.5 * np.random.default_rng(0).normal(size=tiny.VOCAB).astype(np.float32)
   decoding, temperature = settings(cut)
-  masked = np.asarray(logits)
+  ids = np.arange(tiny.VOCAB)
   if decoding.allowed is not None:
-    inside = np.asarray(sampling.allowed_mask(decoding.allowed, tiny.VOCAB))
-    masked = np.where(inside, logits, np.float32(sampling.MASKED))
+    ids = np.flatnonzero(tiny.allowed_mask(decoding.allowed, tiny.VOCAB))
   u = np.asarray(jax.random.uniform(jax.random.key(1), (20_000,)))
-  token, logp, logp_sampler = draw(np.tile(masked, (len(u), 1)), u, temperature, decoding)
+  token, logp, logp_sampler = draw(np.tile(logits[ids], (len(u), 1)), u, temperature, decoding)
+  token = np.asarray(columns.ids(token, decoding.allowed))
   p = truncated(logits, **cut)
   counts = np.bincount(token, minlength=tiny.VOCAB)
   assert not counts[p == 0].any()
@@ -235,7 +232,7 @@ def test_shapes_and_what_stands_behind_the_end(drawn):
   np.testing.assert_array_equal(drawn.mask, ~after)
   for a in drawn[:1] + drawn[2:4]:
     assert not a[after].any()
-  inside = np.asarray(sampling.allowed_mask(ALLOWED, tiny.VOCAB))
+  inside = tiny.allowed_mask(ALLOWED, tiny.VOCAB)
   assert inside[drawn.tokens[drawn.mask]].all()
   assert after.any() and not drawn.complete.all() and drawn.complete.any()  # all cases are there
 
@@ -339,15 +336,11 @@ def test_steps_phases_and_iterations_draw_anew():
     ({"top_p": 1.5}, r"decoding\.top_p = 1\.5"),
     ({"top_p": float("nan")}, r"decoding\.top_p = nan"),
     ({"allowed": ((6, 10),)}, r"leaves out the end marker 2"),
+    ({"allowed": ((6, 10), (2, 3))}, r"decoding\.allowed = .* rising and disjoint"),
+    ({"guidance": 0.9}, r"decoding\.guidance = 0\.9: allowed is a number from 1"),
+    ({"guidance": float("inf")}, r"decoding\.guidance = inf"),
   ],
 )
 def test_impossible_decoding_names_the_field(changes, message):
   with pytest.raises(ValueError, match=message):
     sampling.Decoding(**({"length": 4, "group": 2, "end": END} | changes))
-
-
-def test_allowed_mask():
-  assert sampling.allowed_mask(None, 5) is None
-  found = sampling.allowed_mask(((0, 1), (3, 5)), 6)
-  np.testing.assert_array_equal(found, [True, False, False, True, True, False])
-  assert found.dtype == jnp.bool_

@@ -139,6 +139,10 @@ WRONG = [
   ("swirl.iterations", -1, "config.swirl: iterations = -1"),
   ("data.fwm_labels", -1, "config.data: fwm_labels = -1: allowed is a whole number from 0"),
   ("data.idm_labels", -1, "config.data: idm_labels = -1"),
+  ("warmup_fwm.turns", 0, "config.warmup_fwm: turns = 0: allowed is a whole number from 1"),
+  ("warmup_idm.turns", 2, "warmup_idm.turns = 2: allowed is 1; only the FWM's supervised training"),
+  ("pretrain.turns", 2, "pretrain.turns = 2: allowed is 1; only the FWM's"),
+  ("rivals.pseudo_labels.sft.turns", 2, "config.rivals.pseudo_labels: sft.turns = 2: allowed is 1"),
   ("warmup_fwm.batch", 0, "config.warmup_fwm: batch = 0"),
   ("warmup_fwm.validate_every", 0, "config.warmup_fwm: validate_every = 0"),
   ("checkpoint.every", 0, "config.checkpoint: every = 0"),
@@ -156,6 +160,7 @@ WRONG = [
   ("rivals.paper_phase1.weights", "one", "weights = 'one': allowed are ['separate', 'shared']"),
   ("rivals.paper_phase1.phase1.reference", "frozen", "rivals.paper_phase1.phase1.reference = 'fr"),
   ("rivals", {"swirl": {"title": "x", "sft": SFT}}, "rivals.swirl: the name has another meaning"),
+  ("phase1.guidance", 0.5, "config.phase1: guidance = 0.5: allowed is a number from 1"),
   ("phase1.validate_every", -1, "config.phase1: validate_every = -1: allowed is a whole number fr"),
 ]  # fmt: skip
 
@@ -223,6 +228,17 @@ def test_a_context_that_just_fits_and_one_that_is_made_to_fit():
     assert made.fwm.config.max_len == NEEDED and made.fwm.config == made.idm.config
   assert made.fwm.decoding.length == tiny.STATE + 1 and made.idm.decoding.length == tiny.ACTION + 1
   assert made.of("y") is made.fwm and made.of("z") is made.idm
+
+
+def test_the_context_holds_the_longest_sequence_of_turns():
+  c = put("warmup_fwm.turns", 3)
+  c["rivals"]["labels_only"]["sft"]["turns"] = 4  # of those that are compared
+  turn = 2 + tiny.ACTION + tiny.STATE + 1  # markers, z, y, end
+  for compare, turns in ((("pseudo_labels",), 3), (("labels_only", "pseudo_labels"), 4)):
+    made = settings.from_config(c | {"compare": compare})
+    assert made.turns == turns
+    players = programs.make_roles(made, tiny.TOKENIZER, LENGTHS)
+    assert players.fwm.config.max_len == NEEDED + (turns - 1) * turn
 
 
 def test_an_image_world_samples_as_many_codes_as_an_image_has_and_names_actions_in_text():

@@ -9,8 +9,9 @@ import pytest
 import tiny
 
 from swirl_jax import prompts, sft
+from swirl_jax.models import transformer
 from swirl_jax.optimizer import AdamW, Schedule
-from swirl_jax.types import Segment
+from swirl_jax.types import Segment, Transition
 
 CONFIG = tiny.config(n_layers=1, scan_layers=False)
 PARAMS = tiny.params(CONFIG, seed=2)
@@ -83,6 +84,76 @@ def test_z_free_training_sees_no_z():
   np.testing.assert_array_equal(found[0], found[2])
   assert not np.asarray(found[0])[:, 1:].any()  # all at the table's place for "no action"
   assert np.asarray(found[3])[:, 3:].any() and not np.array_equal(found[3], found[4])
+
+
+ONE = sft.SftSpec((FWM,), tiny.PLAIN)
+COUNTS = (3, 1, 2)  # turns of each row
+
+
+def sequences(seed=4, most=3):
+  """Ragged fields of `COUNTS` turns; behind them nothing is there."""
+  rng = np.random.default_rng(seed)
+  there = (np.arange(most) < np.array(COUNTS).reshape(-1, 1))[..., None]
+  y = tiny.segment(rng, (len(COUNTS), most), tiny.STATE, low=2)
+  z = tiny.segment(rng, (len(COUNTS), most), tiny.ACTION)
+  y, z = (Segment(np.where(there, s.tokens, 0), s.mask & there) for s in (y, z))
+  return Transition(tiny.segment(rng, (len(COUNTS),), tiny.STATE), y, z)
+
+
+def rows_by_hand(turns):
+  """The ids of each whole row, and for each whether it is of y or an end marker."""
+  out = []
+  for b, count in enumerate(COUNTS):
+    ids = tiny.prompt_ids(FWM, x=tiny.real(turns.x, b), z=tiny.real(turns.z, b, 0))
+    scored = [False] * len(ids)
+    for k in range(count):
+      link = [tiny.TOKENIZER.fwm, *tiny.real(turns.z, b, k), tiny.TOKENIZER.sep] if k else []
+      y = [*tiny.real(turns.y, b, k), EOS]
+      ids, scored = ids + link + y, scored + [False] * len(link) + [True] * len(y)
+    out.append((ids, scored))
+  return out
+
+
+def test_a_sequence_of_turns_has_the_loss_of_every_y_and_of_nothing_else():
+  """Loss and gradient against a whole pass over each assembled row, with `log_softmax`."""
+  turns = sequences()
+  state, metrics = step(tiny.state(PARAMS), (turns,), SCHEDULE, spec=ONE)
+  rows = rows_by_hand(turns)
+  length = max(len(ids) for ids, _ in rows)
+  ids, scored = (np.array([[*r[i]] + [0] * (length - len(r[i])) for r in rows]) for i in (0, 1))
+  mask = np.arange(length) < np.array([[len(r[0])] for r in rows])
+
+  @tiny.jit
+  @jax.value_and_grad
+  def plain(params):
+    hidden, _ = transformer.apply(params, CONFIG, Segment(ids[:, None], mask[:, None]))
+    logp = jax.nn.log_softmax(hidden @ transformer.head_kernel(params, CONFIG))[:, 0, :-1]
+    logp = jnp.take_along_axis(logp, ids[:, 1:, None], -1)[..., 0]
+    return -jnp.where(scored[:, 1:], logp, 0.0).sum() / scored.sum()
+
+  loss, grads = plain(PARAMS)
+  np.testing.assert_allclose(metrics["loss"].sum, loss, rtol=1e-5)
+  tiny.assert_gradients_close(tiny.gradient(state), grads)
+  nll = metrics["nll_y"]
+  assert nll.weight == scored.sum() == metrics["entropy_y"].weight
+  np.testing.assert_allclose(nll.sum, loss * scored.sum(), rtol=1e-5)
+
+
+def test_a_ragged_row_has_the_loss_that_it_has_alone():
+  turns, total = sequences(), 0.0
+  for b in range(len(COUNTS)):
+    alone = jax.tree.map(lambda a, b=b: np.repeat(a[b : b + 1], len(COUNTS), 0), turns)
+    nll = step(tiny.state(PARAMS), (alone,), SCHEDULE, spec=ONE)[1]["nll_y"]
+    total += nll.sum / len(COUNTS)
+  nll = step(tiny.state(PARAMS), (turns,), SCHEDULE, spec=ONE)[1]["nll_y"]
+  np.testing.assert_allclose(nll.sum, total, rtol=1e-5)
+
+
+def test_a_sequence_of_one_turn_is_a_transition_bit_for_bit():
+  batch = BATCHES[0]
+  one = Transition(batch.x, *(Segment(*(a[:, None] for a in s)) for s in (batch.y, batch.z)))
+  found = [step(tiny.state(PARAMS), (b,), SCHEDULE, spec=ONE) for b in (batch, one)]
+  jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -142,7 +142,7 @@ def test_each_step_is_compiled_once(whole):
 @pytest.mark.parametrize(
   "overrides",
   [
-    ("compare=()", "weights=shared", "mesh.offload_frozen=True"),
+    ("compare=()", "weights=shared", "mesh.offload_frozen=True", "warmup_fwm.turns=3"),
     ("compare=('labels_only',)", "model.lora_rank=2"),
     (
       "compare=('paper_phase1',)",

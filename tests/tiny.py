@@ -153,6 +153,14 @@ def real(segment: Segment, *index) -> list[int]:
   return np.asarray(segment.tokens)[index][np.asarray(segment.mask)[index]].tolist()
 
 
+def allowed_mask(ranges, vocab_size: int) -> np.ndarray:
+  """Ranges of token ids as bool [V]."""
+  inside = np.zeros(vocab_size, bool)
+  for start, stop in ranges:
+    inside[start:stop] = True
+  return inside
+
+
 def numpy_logprobs(params, c, prompt: list[int], target: list[int]) -> np.ndarray:
   """log p of each token of `target` behind `prompt`."""
   logp = log_softmax(numpy_logits(params, c, prompt + target))
@@ -216,9 +224,9 @@ def plain_logprobs(role: roles.TransformerRole, params, transition, target: Segm
   """log p(target) by `log_softmax` over [B, G, S, V] of whole sequences: [B, G, T]."""
   hidden, _ = transformer.apply(params, role.config, whole(role, transition, target))
   logits = hidden @ transformer.head_kernel(params, role.config)
-  allowed = sampling.allowed_mask(role.decoding.allowed, role.config.vocab_size)
-  if allowed is not None:
-    logits = jnp.where(allowed.reshape(1, 1, 1, -1), logits, -jnp.inf)
+  if role.decoding.allowed is not None:
+    inside = allowed_mask(role.decoding.allowed, role.config.vocab_size)
+    logits = jnp.where(inside.reshape(1, 1, 1, -1), logits, -jnp.inf)
   length = target.tokens.shape[-1]
   logp = jax.nn.log_softmax(logits, -1)[:, :, -length - 1 : -1]
   return jnp.take_along_axis(logp, target.tokens[..., None], -1)[..., 0]

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import swirl_jax
-from swirl_jax import objectives, phases, prompts, rewards, roles, sampling
+from swirl_jax import allocator, objectives, phases, prompts, rewards, roles, sampling
 from swirl_jax.models import transformer
 from swirl_jax.optimizer import AdamW, Schedule
 from swirl_jax.types import PolicyState, Segment, Transition
@@ -193,5 +193,6 @@ class Worker:
 if __name__ == "__main__":
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--problem", required=True, help="the file that the driver wrote")
+  allocator.keep_freed_memory()  # as our programs do
   Worker(parser.parse_args().problem).run()
   sys.exit(0)

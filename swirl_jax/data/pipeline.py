@@ -104,35 +104,53 @@ def take(data: Transition, rows: np.ndarray) -> Transition:
   return Transition(gather(data.x), gather(data.y), gather(data.z))
 
 
+def rows_of_turns(records: Sequence[Record], turns: int) -> np.ndarray:
+  """`transitions.sequences` of at most `turns` as one array, −1 behind shorter ones. int [M, K]"""
+  runs = transitions.sequences(list(records), turns)
+  rows = np.full((len(runs), turns), -1)
+  for row, run in zip(rows, runs, strict=True):
+    row[: len(run)] = run
+  return rows
+
+
+def take_turns(data: Transition, rows: np.ndarray) -> Transition:
+  """Sequences of turns out of a tokenised split: the first one's x, every one's y and z; where a
+  row is −1 nothing is there. [N, ·], int [B, K] → x [B, ·], y and z [B, K, ·]
+  """
+  found, there = take(data, rows), (rows >= 0)[..., None]
+  y, z = (Segment(np.where(there, s.tokens, 0), s.mask & there) for s in (found.y, found.z))
+  return Transition(Segment(*(a[:, 0] for a in found.x)), y, z)
+
+
 class Batches:
   """Endless shuffled batches of a tokenised split; `batches[step]` is a function of (seed, step).
 
   Every epoch passes over all records once, in an order of its own; a batch may straddle two epochs.
+  With `turns`, int [M, K], it passes over these sequences of rows instead (see `take_turns`).
   Every process gathers the whole batch, and `sharding.put_batch` hands over its devices' rows.
   """
 
-  def __init__(
-    self,
-    data: Transition,
-    batch: int,
-    seed: int,
-  ):
+  def __init__(self, data: Transition, batch: int, seed: int, *, turns: np.ndarray | None = None):
     if batch < 1:
       raise ValueError(f"batch is {batch}, must be 1 or more")
     if not 0 <= seed < 2**32:
       raise ValueError(f"seed is {seed}, must be from 0 to 2**32 - 1")
-    self.data = data
-    rows = grain.MapDataset.source(np.arange(len(data.x.tokens))).seed(seed).shuffle().repeat()
+    self.data, self._turns = data, turns
+    size = len(data.x.tokens if turns is None else turns)
+    rows = grain.MapDataset.source(np.arange(size)).seed(seed).shuffle().repeat()
     self._rows = rows.batch(batch)
 
   def rows(self, step: int) -> np.ndarray:
-    """Which records batch number `step` holds. int [B]"""
+    """Which records (or sequences) batch number `step` holds. int [B]"""
     if step < 0:
       raise IndexError(f"batch {step}: steps count from 0")
     return self._rows[step]
 
   def __getitem__(self, step: int) -> Transition:
-    return take(self.data, self.rows(step))
+    rows = self.rows(step)
+    if self._turns is None:
+      return take(self.data, rows)
+    return take_turns(self.data, self._turns[rows])
 
 
 def ordered(data: Transition, batch: int) -> Iterator[tuple[Transition, np.ndarray]]:

@@ -143,7 +143,7 @@ def read(
 ) -> tuple[str, list[Line]]:
   """The SHA-256 of the file and its lines, or a ValueError that names the first bad one.
 
-  name: what errors call the setting of the file. optional: required fields that it may lack, "" then.
+  name: what errors call the file's setting. optional: fields that may be missing, and are "" then.
   """
   path, digest = settings["path"], hashlib.sha256()
   lines, errors, episodes, actions = [], [], {}, {}

@@ -84,14 +84,21 @@ def from_example(example: Mapping) -> Record:
 
 
 def chains(records: Sequence[Record], length: int) -> list[tuple[int, ...]]:
-  """Runs of `length` transitions that follow each other, as indices into `records`.
+  """Runs of `length` transitions that follow each other, as indices into `records`: the `sequences`
+  of that very length, the rest is left out.
+  """
+  return [chain for chain in sequences(records, length) if len(chain) == length]
+
+
+def sequences(records: Sequence[Record], most: int) -> list[tuple[int, ...]]:
+  """All records as runs of transitions that follow each other, as indices into `records`.
 
   Within an episode, sorted by turn, a run goes on while y_t = x_{t+1}; a record that was dropped
-  ends it. Each maximal run is cut from its start into pieces of `length`, which do not overlap; the
-  rest is left out.
+  ends it. Each maximal run is cut from its start into pieces of `most`, which do not overlap, the
+  last one shorter where it doesn't divide.
   """
-  if length < 1:
-    raise ValueError(f"a chain's length is {length}, must be 1 or more")
+  if most < 1:
+    raise ValueError(f"a chain's length is {most}, must be 1 or more")
   order = sorted(range(len(records)), key=lambda i: (records[i].episode, records[i].turn))
   runs: list[list[int]] = []
   for previous, i in itertools.pairwise([None, *order]):
@@ -102,8 +109,4 @@ def chains(records: Sequence[Record], length: int) -> list[tuple[int, ...]]:
       runs[-1].append(i)
     else:
       runs.append([i])
-  return [
-    tuple(run[start : start + length])
-    for run in runs
-    for start in range(0, len(run) - length + 1, length)
-  ]
+  return [tuple(run[at : at + most]) for run in runs for at in range(0, len(run), most)]

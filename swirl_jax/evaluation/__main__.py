@@ -3,8 +3,9 @@
     python -m swirl_jax.evaluation --workdir=runs/minigrid --split=test
 
 Writes evaluation-test.json and evaluation-test.html into the work directory, or `--out`, and each
-model's predictions for `python -m swirl_jax.evaluation.judge`; those of `--model=warmup` are called
-evaluation-test-warmup. docs/evaluation.md says what is measured.
+model's predictions for `python -m swirl_jax.evaluation.judge`, with pictures where states are some;
+those of `--model=warmup` are called evaluation-test-warmup. docs/evaluation.md says what is
+measured.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import json
 import os
 import pathlib
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from absl import app, flags, logging
@@ -20,22 +21,51 @@ from absl import app, flags, logging
 from swirl_jax import metrics, plan, scoring, start, trained
 from swirl_jax.checkpoint import CheckpointError
 from swirl_jax.data import pipeline, transitions
-from swirl_jax.evaluation import one_step, overlap, page, scorecard, text
+from swirl_jax.evaluation import (
+  candidates,
+  clip,
+  lpips,
+  one_step,
+  overlap,
+  page,
+  picture_page,
+  picture_scores,
+  pictures,
+  predictions,
+  scorecard,
+  text,
+)
 from swirl_jax.files import write_json_atomic
 
 MODELS = ("final", "warmup")
 
 
+class Extras(NamedTuple):
+  """Paths of what further scores are made with; "" leaves them out."""
+
+  bert_score: str = ""
+  lpips: str = ""
+  clip: str = ""
+  captions: str = ""
+  candidates: str = ""
+
+
+NO_EXTRAS = Extras()
+
+
 def evaluate(workdir: str, *, split: str, model: str = "final", limit: int | None = None,
-             out: str | None = None, bert_score: str = "") -> str:  # fmt: skip
+             out: str | None = None, extras: Extras = NO_EXTRAS) -> str:  # fmt: skip
   """Measures, writes, and returns the table. ValueError, before any work, for what can't be."""
-  if bert_score:
-    overlap.bert_layer(bert_score)
+  if extras.bert_score:
+    overlap.bert_layer(extras.bert_score)
+  questions = candidates.read(extras.candidates) if extras.candidates else []
   with trained.open_run(workdir) as run:
     names = models_of(run, model)
     records = records_of(run, workdir, split, limit)
     lengths = pipeline.Lengths(run.world.state_len, run.world.state_len, run.world.action_len)
     examples = one_step.examples(records, run.world.tokenizer, lengths)
+    asked = candidates.ask(questions, run.world.tokenizer, lengths)
+    measures = measures_of(run.world, examples.records, extras)
     folder = folder_of(out or workdir)
     warm = plan.warm_models(plan.make_plan(run.settings))["z"]
     params = run.models(*{*names.values(), warm})
@@ -47,13 +77,18 @@ def evaluate(workdir: str, *, split: str, model: str = "final", limit: int | Non
     with jax.set_mesh(run.mesh), metrics.Progress(total, description=f"scoring {split}") as bar:
       found = scorecard.measure(
         *players, params[warm], examples, turns=run.settings.evaluation.turns,
-        batch=min(run.settings.evaluation.batch, len(records)), world=run.world,
+        best_of=run.settings.evaluation.best_of, world=run.world,
+        batch=min(run.settings.evaluation.batch, len(records)),
         key=jax.random.key(run.settings.seed), done=lambda step: bar.update(done=step),
-        bert_score=bert_score)  # fmt: skip
+        bert_score=extras.bert_score, measures=measures, asked=asked)  # fmt: skip
     about = _about(run, workdir) | {"split": split, "model": model, "models": names, "limit": limit}
-  predictions = found.pop("predictions")
-  result = about | {"bert_score": bert_score or None, "scores": found}
-  paths = write(result, records, predictions, folder)
+  said, rollouts, drawn = found.pop("predictions"), found.pop("rollouts"), found["pictures"]
+  given = {name: path or None for name, path in extras._asdict().items()}
+  result = about | {"extras": given, "scores": found}
+  shown = drawn and picture_page.cases(drawn, examples.records, said["fwm"], run.world)
+  name = f"evaluation-{split}" + "-warmup" * (model == "warmup")
+  paths = write(result, folder, name, shown or "")
+  paths += predictions.write(folder, name, examples.records, said, rollouts, run.world)
   return f"{page.table(result)}\n\nWritten: {', '.join(map(str, paths))}"
 
 
@@ -92,6 +127,27 @@ def records_of(run: trained.TrainedRun, workdir: str, split: str, limit: int | N
   return pipeline.Split(builder, split, limit=limit)
 
 
+def measures_of(world, records, extras: Extras) -> list[pictures.Measure]:
+  """What compares pictures beside their pixels. ValueError where it can't be, tried on one."""
+  if extras.bert_score and world.codes:
+    raise ValueError("bert_score: a state of this world is an image's codes, and no text.")
+  drawn = world.codes and world.pictures
+  wanted = [name for name in ("lpips", "clip", "captions") if getattr(extras, name)]
+  if wanted and not drawn:
+    why = "its tokenizer isn't known (config.world.vq)" if world.codes else "its states are text"
+    raise ValueError(f"{wanted[0]} = {getattr(extras, wanted[0])!r}: the world {world.name!r} has "
+                     f"no pictures: {why}.")  # fmt: skip
+  if extras.captions and not extras.clip:
+    raise ValueError("captions: they are compared by CLIP, so --clip must be given too.")
+  found = [lpips.measure(extras.lpips)] if extras.lpips else []
+  if extras.clip:
+    told = clip.read_captions(extras.captions, records) if extras.captions else None
+    found.append(clip.measure(extras.clip, told))
+  if drawn:
+    picture_scores.check(world, found, records[0])
+  return found
+
+
 def folder_of(out: str) -> pathlib.Path:
   """The folder, made if it isn't there. ValueError where nothing can be written into it."""
   folder = pathlib.Path(out)
@@ -127,21 +183,12 @@ def _about(run: trained.TrainedRun, workdir: str) -> dict[str, Any]:
 
 
 def write(
-  result: dict[str, Any], records, predictions: dict[str, list[str]], folder: pathlib.Path
+  result: dict[str, Any], folder: pathlib.Path, name: str, shown: str = ""
 ) -> list[pathlib.Path]:
-  """The result as JSON and as a page, and each model's predictions as `evaluation.judge` reads
-  them.
-  """
-  name = f"evaluation-{result['split']}" + "-warmup" * (result["model"] == "warmup")
+  """The result as JSON and as a page, of which `shown` is a section."""
   paths = [folder / f"{name}.{kind}" for kind in ("json", "html")]
   write_json_atomic(paths[0], result)
-  paths[1].write_text(page.page(result), encoding="utf-8")
-  for model, said in predictions.items():
-    paths.append(folder / f"{name}-{model}.jsonl")
-    with open(paths[-1], "w", encoding="utf-8") as file:
-      for r, prediction in zip(records, said, strict=True):
-        line = {"x": r.x, "z": r.z, "y": r.y, "prediction": prediction}
-        file.write(json.dumps(line | {"episode": r.episode, "level": r.level}) + "\n")
+  paths[1].write_text(page.page(result, shown), encoding="utf-8")
   return paths
 
 
@@ -150,9 +197,10 @@ def main(argv):
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   given = flags.FLAGS
   logging.set_verbosity(logging.WARNING)
+  extras = Extras(*(given[name].value for name in Extras._fields))
   try:
     print(evaluate(given.workdir, split=given.split, model=given.model, limit=given.limit,
-                   out=given.out, bert_score=given.bert_score))  # fmt: skip
+                   out=given.out, extras=extras))  # fmt: skip
   except (ValueError, CheckpointError) as error:
     sys.exit(f"Nothing was evaluated: {error}")
 
@@ -164,5 +212,9 @@ if __name__ == "__main__":
   flags.DEFINE_integer("limit", None, "The first N transitions of the split; default: all of it.")
   flags.DEFINE_string("out", None, "The folder that is written into; default: the work directory.")
   flags.DEFINE_string("bert_score", "", "The folder of an encoder, for BERTScore.")
+  flags.DEFINE_string("lpips", "", "The folder of LPIPS' weights, in a world of images.")
+  flags.DEFINE_string("clip", "", "The folder of an exported CLIP, in a world of images.")
+  flags.DEFINE_string("captions", "", "A file of captions of states, for CLIP.")
+  flags.DEFINE_string("candidates", "", "A file of questions of candidates.")
   flags.mark_flags_as_required(["workdir"])
   app.run(main)

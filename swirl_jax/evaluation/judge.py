@@ -3,9 +3,12 @@
     SWIRL_JUDGE_URL=http://localhost:8000/v1 SWIRL_JUDGE_MODEL=... \\
     python -m swirl_jax.evaluation.judge --predictions=FILE.jsonl --template=state --out=FOLDER
 
-Reads x, z, y and prediction line by line, and writes judged.jsonl and summary.json: docs/judge.md.
+Reads x, z, y and prediction line by line, texts or pictures, and writes judged.jsonl and
+summary.json: docs/judge.md.
 """
 
+import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -17,8 +20,9 @@ import jax
 from absl import app, flags
 
 from swirl_jax import files, metrics
+from swirl_jax.data.image_codes import is_code
 from swirl_jax.data.transition_lines import Refused, stop
-from swirl_jax.evaluation import judge_asking, text
+from swirl_jax.evaluation import judge_asking, judge_pictures, text
 from swirl_jax.evaluation.judge_asking import (
   JUDGED,
   LEFT,
@@ -31,26 +35,31 @@ from swirl_jax.evaluation.judge_asking import (
 )
 from swirl_jax.evaluation.judge_client import Patience, from_environment
 from swirl_jax.evaluation.judge_ledger import Budget
-from swirl_jax.evaluation.judge_templates import TEMPLATES
+from swirl_jax.evaluation.judge_templates import TEMPLATES, Content, Template
 
-REQUIRED = ("x", "z", "y", "prediction")
-OPTIONAL = ("episode", "level")
+FIELDS = ("x", "z", "y", "prediction")
+ABOUT = ("episode", "level")  # may be missing
 
 
 # -- the files -----------------------------------------------------------------------------------
 
 
-def read_predictions(path: str | os.PathLike) -> list[Item]:
-  """The lines of a file of predictions, or a ValueError that names the first bad one.
+def read_predictions(
+  path: str | os.PathLike, template: Template, *, longest: int = judge_pictures.LONGEST
+) -> list[Item]:
+  """The lines of a file of predictions for a template, or a ValueError that names the first bad
+  one; every picture has then been opened once (see `judge_pictures`, which has `longest`).
 
   A line without an episode is one of its own.
   """
-  items, errors = [], []
+  if longest < 2:
+    raise ValueError(f"longest_side is {longest}, must be 2 pixels or more")
+  items, errors, field = [], [], _Fields(Path(path).parent, template, longest)
   try:
     with open(path, "rb") as file:
       for number, raw in enumerate(file, start=1):
         try:
-          items.append(_item(number, raw))
+          items.append(_item(number, raw, field))
         except Refused as error:
           errors.append((number, str(error)))
   except OSError as error:
@@ -61,7 +70,36 @@ def read_predictions(path: str | os.PathLike) -> list[Item]:
   return items
 
 
-def _item(number: int, raw: bytes) -> Item:
+@dataclasses.dataclass(frozen=True)
+class _Fields:
+  """What a line may hold in the four fields."""
+
+  folder: Path
+  template: Template
+  longest: int
+
+  def __call__(self, name: str, line: Mapping[str, Any]) -> Content | None:
+    if name not in line:
+      if name in self.template.optional:
+        return None
+      raise Refused(f"{name} is missing, must be text or pictures")
+    found = line[name]
+    if isinstance(found, dict):
+      try:
+        return judge_pictures.named(found, self.folder, self.longest)
+      except Refused as error:
+        raise Refused(f"{name} is {_shown(found)}: {error}") from None
+    if not isinstance(found, str):
+      raise Refused(f"{name} is {_shown(found)}, must be text or pictures")
+    words = found.split()
+    if name != "prediction" and not words:
+      raise Refused(f"{name} is {_shown(found)}, must be text with a word in it")
+    if words and all(map(is_code, words)):
+      raise Refused(f"{name} is {_shown(found)}, codes of a picture: it must be the picture itself")
+    return found
+
+
+def _item(number: int, raw: bytes, field: _Fields) -> Item:
   try:
     found = json.loads(raw.decode("utf-8"))
   except (ValueError, RecursionError) as error:
@@ -69,21 +107,15 @@ def _item(number: int, raw: bytes) -> Item:
   if not isinstance(found, dict):
     raise Refused(f"the line is {_shown(found)}, must be one JSON object")
   for name in found:
-    if name not in REQUIRED + OPTIONAL:
-      raise Refused(f"a field is {_shown(name)}, must be one of {', '.join(REQUIRED + OPTIONAL)}")
-  for name in REQUIRED:
-    if name not in found:
-      raise Refused(f"{name} is missing, must be text")
-    if not isinstance(found[name], str):
-      raise Refused(f"{name} is {_shown(found[name])}, must be text")
-    if name != "prediction" and not found[name].strip():
-      raise Refused(f"{name} is {_shown(found[name])}, must be text with a word in it")
+    if name not in FIELDS + ABOUT:
+      raise Refused(f"a field is {_shown(name)}, must be one of {', '.join(FIELDS + ABOUT)}")
+  fields = [field(name, found) for name in FIELDS]
   episode, level = found.get("episode", f"line {number}"), found.get("level", "all")
   if not isinstance(episode, str | int | float) or isinstance(episode, bool):
     raise Refused(f"episode is {_shown(episode)}, must be text or a number")
   if not isinstance(level, str):
     raise Refused(f"level is {_shown(level)}, must be text")
-  return Item(*(found[name] for name in REQUIRED), episode=str(episode), level=level)
+  return Item(*fields, episode=str(episode), level=level)
 
 
 def _shown(found: Any) -> str:
@@ -163,7 +195,7 @@ def main(argv):
   try:
     endpoint = from_environment(os.environ)
     template = TEMPLATES[given.template]
-    items = read_predictions(given.predictions)
+    items = read_predictions(given.predictions, template, longest=given.longest_side)
     request = _request(given.request)
     settings = Settings(given.asks, given.threads, request=request)
     patience = Patience(given.seconds, given.tries, longest=given.longest_wait)
@@ -183,6 +215,7 @@ def main(argv):
     "model": endpoint.model,
     "url": endpoint.url,
     "predictions": given.predictions,
+    "pictures": judge_pictures.told(itertools.chain(*items), given.longest_side),
   }
   found = write(given.out, items, judged, told)
   print(table(found))
@@ -218,7 +251,7 @@ def _told(cost: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("predictions", None, "JSONL: x, z, y, prediction, episode and level.")
+  flags.DEFINE_string("predictions", None, "JSONL: x, z, y, prediction, episode, level.")
   flags.DEFINE_enum("template", None, list(TEMPLATES), "What the judge is asked.")
   flags.DEFINE_string("out", None, "The folder for judged.jsonl and summary.json.")
   flags.DEFINE_string("cache", None, "The folder of the cache, if it isn't --out.")
@@ -231,6 +264,9 @@ if __name__ == "__main__":
   flags.DEFINE_integer("tries", 6, "Most tries of one request, if the endpoint doesn't answer it.")
   flags.DEFINE_float("seconds", 120.0, "Time limit of one request.")
   flags.DEFINE_float("longest_wait", 60.0, "Longest pause before a request is tried again.")
+  flags.DEFINE_integer(
+    "longest_side", judge_pictures.LONGEST, "Pixels; larger pictures are scaled down to it."
+  )
   flags.DEFINE_string("request", "{}", "JSON: more fields of the request; null removes one.")
   flags.mark_flags_as_required(["predictions", "template", "out"])
   app.run(main)

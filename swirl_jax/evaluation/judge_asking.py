@@ -47,11 +47,13 @@ NO_JUDGEMENT, REJECTED, NO_ANSWER = "no judgement", "rejected", "no answer"  # k
 
 
 class Item(NamedTuple):
-  """A prediction to judge; the four fields are text or, with pictures, lists of parts."""
+  """A prediction to judge; the four fields are text or, with pictures, parts of a message. None is
+  what a template can do without.
+  """
 
   x: Content
   z: Content
-  y: Content
+  y: Content | None
   prediction: Content
   episode: str
   level: str = "all"

@@ -49,7 +49,7 @@ def multi_turn(role: TransformerRole, params, split: Examples, chains: Sequence[
     for values, more in zip(by_chain.values(), counts, strict=True):
       values.append(more.tolist())
     predicted.append(one_step.texts(world.tokenizer, drawn))
-    state = _fit(answer, first.tokens.shape[1])
+    state = fit(answer, first.tokens.shape[1])
   return {
     "metrics": metrics | by_turn,
     "chains": _shown(split, index[:shown], predicted),
@@ -66,7 +66,7 @@ def _words(found: text.Comparison) -> np.ndarray:
   return found.changed + found.unchanged
 
 
-def _fit(segment: Segment, width: int) -> Segment:
+def fit(segment: Segment, width: int) -> Segment:
   """Cut or padded to `width` places, left-aligned. [C, T] → [C, width]"""
   pad = [(0, 0), (0, max(0, width - segment.tokens.shape[1]))]
   tokens, mask = (np.pad(a, pad)[:, :width] for a in segment)

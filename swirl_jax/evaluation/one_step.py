@@ -255,32 +255,49 @@ def idm(role: TransformerRole, params, split: Examples, *, key, temperature, bat
 
 
 def best_of(fwm_role: TransformerRole, fwm_params, idm_role: TransformerRole, idm_params,
-            split: Examples, *, n, key, temperature, batch) -> dict:  # fmt: skip
+            split: Examples, *, n, key, temperature, batch, world) -> dict:  # fmt: skip
   """n samples of ŷ for the true z; the IDM picks the one with the largest mean log Q(z | x, ŷ).
 
   metrics, each for the whole state and (changed_) for what changed alone: pick, what the IDM's
   choice reaches; pass, one of n is right; single, the mean over samples; and picks, {N: pick} of
-  the first N samples for N = 2, 4, … up to n, whole states. by_episode: of pick. Test-time
-  verification of arXiv:2602.06130, with the true action.
+  the first N samples for N = 2, 4, … up to n, whole states. by_episode: of pick. by_example: single
+  and pass of whole states; picked: {N: the texts that were picked of the first N samples, and their
+  `text.Comparison`}, for N = 1 too, which picks nothing. Test-time verification of
+  arXiv:2602.06130, with the true action.
   """
   decoding = dataclasses.replace(fwm_role.decoding, group=n, greedy=False)
   fwm_role = dataclasses.replace(fwm_role, decoding=decoding)
   drawn, rank = _over(
     _best, (fwm_role, idm_role), (fwm_params, idm_params), split.data, batch, key, temperature
   )
-  found = [_compare(split.data, drawn, g) for g in range(n)]
-  chosen = rank.argmax(1)  # the first of equals
-  metrics = {"n": n, "count": len(chosen)}
-  for prefix, field in (("", "exact"), ("changed_", "changed_exact")):
-    right = np.stack([getattr(f, field) for f in found], 1)  # [N, n]
-    metrics[f"{prefix}pick"] = float(right[np.arange(len(chosen)), chosen].mean())
+  found = text.Comparison(
+    *(np.stack(a, 1) for a in zip(*(_compare(split.data, drawn, g) for g in range(n)), strict=True))
+  )  # each [N, n]
+  rows = np.arange(len(rank))
+  counts = sorted({n, *(2**k for k in range(n.bit_length()) if 2**k <= n)})
+  chosen = {m: rank[:, :m].argmax(1) for m in counts}  # the first of equals
+  metrics = {"n": n, "count": len(rows)}
+  for prefix, right in (("", found.exact), ("changed_", found.changed_exact)):
+    metrics[f"{prefix}pick"] = float(right[rows, chosen[n]].mean())
     metrics[f"{prefix}pass"] = float(right.any(1).mean())
     metrics[f"{prefix}single"] = float(right.mean())
-  right, rows = np.stack([f.exact for f in found], 1), np.arange(len(chosen))
-  counts = sorted({n, *(2**k for k in range(1, n.bit_length()) if 2**k <= n)})
-  metrics["picks"] = {str(m): float(right[rows, rank[:, :m].argmax(1)].mean()) for m in counts}
+  metrics["picks"] = {
+    str(m): float(found.exact[rows, chosen[m]].mean()) for m in counts if m > 1 or n == 1
+  }
   episodes = [record.episode for record in split.records]
-  return {"metrics": metrics, "by_episode": text.by_episode(right[rows, chosen], episodes)}
+  picked = {}
+  for m, at in chosen.items():
+    answers = jax.tree.map(lambda a, at=at: a[rows, at][:, None], drawn)
+    picked[str(m)] = {
+      "prediction": texts(world.tokenizer, answers),
+      **_lists({name: a[rows, at] for name, a in found._asdict().items()}),
+    }
+  return {
+    "metrics": metrics,
+    "by_episode": text.by_episode(found.exact[rows, chosen[n]], episodes),
+    "by_example": _lists({"single": found.exact.mean(1), "pass": found.exact.any(1)}),
+    "picked": picked,
+  }
 
 
 def latents(role: TransformerRole, params, split: Examples, *, key, temperature, batch, world,

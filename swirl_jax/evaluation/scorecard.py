@@ -13,13 +13,25 @@ import numpy as np
 
 from swirl_jax import rng
 from swirl_jax.data import transitions
-from swirl_jax.evaluation import alignment, likelihood, multi_turn, one_step, overlap, text
+from swirl_jax.data.transitions import Record
+from swirl_jax.evaluation import (
+  alignment,
+  candidates,
+  likelihood,
+  multi_turn,
+  one_step,
+  overlap,
+  picture_scores,
+  text,
+)
 from swirl_jax.evaluation.one_step import Examples
+from swirl_jax.evaluation.pictures import Measure
 from swirl_jax.roles import TransformerRole
 
-STEPS = ("fwm", "discedit", "turns", "idm", "latents", "overlap")  # as the progress bar counts
-# Scores of the FWM that repeating x has too.
-COMPARED = ("unchanged_accuracy", "new_words", "kept_words", "gone_words", *overlap.NAMES)
+# As the progress bar counts.
+STEPS = ("fwm", "discedit", "verification", "turns", "idm", "latents", "candidates", "states")
+# Scores of texts that repeating x has too.
+COMPARED = ("new_words", "kept_words", "gone_words", *overlap.NAMES)
 _POINTS = ("unique", "unique_reference", "phrases", "meanings", "logp_token", "effective_actions",
            "action_information")  # fmt: skip
 
@@ -32,53 +44,70 @@ class Player(NamedTuple):
   temperature: float
 
 
-def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, batch, world, key, done,
-            bert_score: str = "") -> dict[str, Any]:  # fmt: skip
+def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, best_of, batch, world,
+            key, done, bert_score: str = "",
+            measures: Sequence[Measure] = (),
+            asked: Mapping[str, candidates.Asked] | None = None) -> dict[str, Any]:  # fmt: skip
   """All scores of an FWM and an IDM on a split whose records have actions.
 
-  warm_idm: the parameters that say how natural an action is. turns: the length of a rollout. done:
-  called with each of `STEPS` once it is over. bert_score: the folder of an encoder, or "".
+  warm_idm: the parameters that say how natural an action is. turns: the length of a rollout.
+  best_of: the most samples that the IDM picks from. done: called with each of `STEPS` once it is
+  over. bert_score: the folder of an encoder, or "". measures: what compares pictures beside their
+  pixels, in a world of images. asked: questions of candidates.
 
+    places        what a state consists of: "words", or "patches" where it is an image's codes
     counts        {"transitions", "episodes", "levels", "chains"}
-    fwm, idm      {score: estimate}
-    repeating_x   {score: estimate}: those of `COMPARED`, were x the prediction
+    fwm, idm      {score: estimate}; of words and overlap too where a state is text
+    repeating_x   {score: estimate}, were x the prediction: unchanged_accuracy, and where a state is
+                  text those of `COMPARED`
+    pictures      as `picture_scores.measure` has it; None where the world has no pictures
     discedit      as `likelihood.discedit` has it
+    verification  {"picks": {n: {score: estimate}}, "single", "pass": estimate}: what the IDM picks
+                  of n samples; single, the mean over samples; pass, one of all is right
     turns         {score: [estimate by turn]}
+    candidates    as `candidates.measure` has it; None where nothing was asked
     by_level, by_action   {name: {"count", "episodes", "exact", "match": estimate}}
     latents       {score: estimate}, and the figures of `one_step.latents` that have no interval:
                   None where they aren't finite (an untrained IDM's effective actions)
     predictions   {"fwm": [text], "idm": [text]}, greedy
+    rollouts      [{"rows": of a chain, "prediction": [text by turn]}]
   """
   shared = {"batch": batch, "world": world}
-  ways = {n: rng.stream(key, "evaluation", n) for n in ("fwm", "idm", "latents")}
+  ways = {n: rng.stream(key, "evaluation", n) for n in ("fwm", "idm", "latents", "verification")}
   episodes = [r.episode for r in split.records]
 
-  forward = one_step.fwm(fwm.role, fwm.params, split, key=ways["fwm"], temperature=fwm.temperature,
-                         **shared)  # fmt: skip
+  drawing = {"key": ways["fwm"], "temperature": fwm.temperature, **shared}
+  forward = one_step.fwm(fwm.role, fwm.params, split, **drawing)
   done("fwm")
   rows = forward["by_example"]
   truth = one_step.Scores(np.asarray(rows["logp"]), np.asarray(rows["count"]))
   discedit = likelihood.discedit(fwm.role, fwm.params, split, truth, batch=batch)
   done("discedit")
+  picked = one_step.best_of(fwm.role, fwm.params, idm.role, idm.params, split, n=best_of,
+                            **drawing | {"key": ways["verification"]})  # fmt: skip
+  done("verification")
   chains = transitions.chains(split.records, turns)
-  rolled = multi_turn.multi_turn(fwm.role, fwm.params, split, chains, shown=0, **shared)
+  rolled = multi_turn.multi_turn(fwm.role, fwm.params, split, chains, shown=len(chains), **shared)
   done("turns")
   inverse = one_step.idm(idm.role, idm.params, split, key=ways["idm"], temperature=idm.temperature,
                          **shared)  # fmt: skip
   done("idm")
   latents = _latents(idm, warm_idm, split, ways["latents"], shared, episodes)
   done("latents")
+  chosen = None
+  if asked:
+    chosen = candidates.measure(asked, fwm[:2], idm[:2], batch=batch)
+  done("candidates")
   measured = {
-    "counts": {
-      "transitions": len(episodes),
-      "episodes": len(set(episodes)),
-      "levels": len({r.level for r in split.records}),
-      "chains": len(chains),
-    },
-    "fwm": _fwm(rows, episodes) | _texts(split, forward["examples"]["prediction"], bert_score),
+    "places": "patches" if world.codes else "words",
+    "counts": _counts(split.records) | {"chains": len(chains)},
+    "fwm": _fwm(rows, episodes),
     "repeating_x": _repeating(split, episodes),
+    "pictures": None,
     "discedit": discedit,
+    "verification": _verification(picked, episodes),
     "turns": _turns(rolled["by_chain"]),
+    "candidates": chosen,
     "idm": _idm(inverse, split, episodes),
     "by_level": _by([r.level for r in split.records], forward, inverse, episodes),
     "by_action": _by([r.action for r in split.records], forward, inverse, episodes),
@@ -87,9 +116,29 @@ def measure(fwm: Player, idm: Player, warm_idm, split: Examples, *, turns, batch
       "fwm": forward["examples"]["prediction"],
       "idm": inverse["examples"]["prediction"],
     },
+    "rollouts": [
+      {"rows": list(rows), "prediction": [turn["prediction"] for turn in shown]}
+      for rows, shown in zip(chains, rolled["chains"], strict=True)
+    ],
   }
-  done("overlap")
+  if world.codes and world.pictures:
+    measured["pictures"] = picture_scores.measure(
+      world, measures, split.records, forward, picked, chains, rolled["chains"]
+    )
+  if not world.codes:
+    measured["fwm"] |= _texts(split, forward["examples"]["prediction"], bert_score)
+    same = _texts(split, [r.x for r in split.records])
+    measured["repeating_x"] |= {name: same[name] for name in COMPARED}
+  done("states")
   return measured
+
+
+def _counts(records: Sequence[Record]) -> dict[str, int]:
+  return {
+    "transitions": len(records),
+    "episodes": len({r.episode for r in records}),
+    "levels": len({r.level for r in records}),
+  }
 
 
 def _fwm(rows: dict[str, list], episodes) -> dict[str, Any]:
@@ -120,10 +169,18 @@ def _texts(split: Examples, predictions: Sequence[str], folder: str = "") -> dic
 
 
 def _repeating(split: Examples, episodes) -> dict[str, Any]:
-  found = _texts(split, [r.x for r in split.records])
   kept = text.compare(split.data.x, split.data.y, split.data.x)
-  found["unchanged_accuracy"] = text.ratio(kept.unchanged_right, kept.unchanged, episodes)
-  return {name: found[name] for name in COMPARED}
+  return {"unchanged_accuracy": text.ratio(kept.unchanged_right, kept.unchanged, episodes)}
+
+
+def _verification(found: dict[str, dict], episodes) -> dict[str, Any]:
+  by_example, picks = found["by_example"], {}
+  for n, rows in found["picked"].items():
+    picks[n] = {
+      "exact": text.ratio(rows["exact"], 1, episodes),
+      "changed_accuracy": text.ratio(rows["changed_right"], rows["changed"], episodes),
+    }
+  return {"picks": picks} | {n: text.ratio(by_example[n], 1, episodes) for n in ("single", "pass")}
 
 
 def _idm(inverse: dict, split: Examples, episodes) -> dict[str, Any]:

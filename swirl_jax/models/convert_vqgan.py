@@ -6,26 +6,34 @@ The file is read without torch, and nothing that it names is called. The folder 
 codebook and decoder, float32: `vqgan_files.load` takes it wherever a VQ model is asked for.
 """
 
+import pathlib
+
 from absl import app, flags
 
-from swirl_jax.models import vqgan_files
+from swirl_jax.models import hf_export, vqgan_files
+
+
+def convert(ckpt: str, out: str, *, overwrite: bool = False) -> None:
+  """Writes the folder and says what is in it; ValueError for what `vqgan_files` refuses."""
+  hf_export.refuse_full(pathlib.Path(out), overwrite=overwrite)
+  vq, left_out = vqgan_files.read_checkpoint(ckpt)
+  folder = vqgan_files.save(out, vq, overwrite=overwrite)
+  decoder = "with" if vqgan_files.DECODER in vq.params else "without a"
+  print(f"{folder}: {vq.config}, {decoder} decoder; {left_out} tensors of the loss left out.")
 
 
 def main(argv):
-  given = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   try:
-    vq, left_out = vqgan_files.read_checkpoint(given.ckpt)
-    folder = vqgan_files.save(given.out, vq)
+    convert(flags.FLAGS.ckpt, flags.FLAGS.out, overwrite=flags.FLAGS.overwrite)
   except ValueError as error:
     raise app.UsageError(str(error)) from None
-  decoder = "with" if "decoder" in vq.params else "without a"
-  print(f"{folder}: {vq.config}, {decoder} decoder; {left_out} tensors of the loss left out.")
 
 
 if __name__ == "__main__":
   flags.DEFINE_string("ckpt", None, "The file that torch.save wrote.")
   flags.DEFINE_string("out", None, "The folder to be made.")
+  flags.DEFINE_bool("overwrite", False, "Replace what an earlier conversion left there.")
   flags.mark_flags_as_required(["ckpt", "out"])
   app.run(main)

@@ -66,7 +66,7 @@ def save(
   if generation is None:
     ids = ("bos_token_id", "eos_token_id", "pad_token_id")
     generation = {k: hf_config[k] for k in ids if hf_config.get(k) is not None}
-  with _new_folder(Path(folder), overwrite) as new:
+  with new_folder(Path(folder), overwrite) as new:
     _write_weights(new, params, config, DTYPES[dtype], shard_bytes, rest)
     _write_json(new / CONFIG, hf_config)
     _write_json(new / GENERATION, {"_from_model_config": False, **generation})
@@ -141,7 +141,7 @@ def refuse_full(folder: Path, *, overwrite: bool) -> bool:
 
 
 @contextlib.contextmanager
-def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
+def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
   """A folder to write into, put in the place of `folder` when all is written."""
   held = refuse_full(folder, overwrite=overwrite)
   folder.parent.mkdir(parents=True, exist_ok=True)

@@ -55,18 +55,18 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     pickles = [n for n in archive.namelist() if PurePosixPath(n).name == "data.pkl"]
     if len(pickles) != 1:
       raise CheckpointFilesError(f"{path}: {len(pickles)} entries data.pkl in it, expected one.")
-    records = _Records(path, archive, pickles[0].removesuffix("data.pkl"))
+    records = Records(path, archive, pickles[0].removesuffix("data.pkl"))
     with archive.open(pickles[0]) as file:
       try:
-        saved = _Unpickler(file, records).load()
+        saved = Unpickler(file, records).load()
       except CheckpointFilesError:
         raise
       except Exception as error:  # whatever a damaged pickle makes the machine stumble over
         raise CheckpointFilesError(f"{path}: its data.pkl is damaged ({error}).") from error
-  return _tensors(path, saved)
+  return tensors(path, saved)
 
 
-def _tensors(path: Path, saved) -> dict[str, np.ndarray]:
+def tensors(path: Path, saved) -> dict[str, np.ndarray]:
   if isinstance(saved, dict) and "state_dict" in saved:
     saved = saved["state_dict"]
   if not isinstance(saved, dict):
@@ -81,7 +81,7 @@ def _tensors(path: Path, saved) -> dict[str, np.ndarray]:
   return dict(saved)
 
 
-class _Records:
+class Records:
   """The storages of an archive, each read once, and tensors as views of them."""
 
   def __init__(self, path: Path, archive: zipfile.ZipFile, root: str):
@@ -130,10 +130,10 @@ class _Records:
     return np.lib.stride_tricks.as_strided(flat[offset:], size, strides).copy()
 
 
-class _Unpickler(pickle.Unpickler):
+class Unpickler(pickle.Unpickler):
   """Knows tensors, parameters and dictionaries; everything else is refused by its name."""
 
-  def __init__(self, file, records: _Records):
+  def __init__(self, file, records: Records):
     super().__init__(file)
     self.records = records
     self.known = {

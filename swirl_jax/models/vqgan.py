@@ -306,7 +306,8 @@ class VQGAN(nn.Module):
 
   def vectors(self, codes):
     """int [N, h, w] → float32 [N, h, w, E]; NaN for a code that is none."""
-    return jnp.take(self.codebook.astype(jnp.float32), codes, axis=0, mode="fill")
+    book = self.codebook.astype(jnp.float32)
+    return book.at[codes].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
   def pixels(self, quantised):
     """[N, h, w, E] → pixels float32 [N, H, W, channels], not clipped."""

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swirl_jax import sharding
-from swirl_jax.models import huggingface, safetensors_files, torch_zip, vqgan
+from swirl_jax.models import hf_export, huggingface, safetensors_files, torch_zip, vqgan
 from swirl_jax.models.safetensors_files import CheckpointFilesError, Entry
 from swirl_jax.models.vqgan import VQConfig
 
@@ -98,22 +98,17 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[VQ, int]:
   return VQ(config, _params(config, kept, str(path))), len(tensors) - len(kept)
 
 
-def save(folder: str | os.PathLike, vq: VQ) -> Path:
-  """Writes our own folder: config.json and model.safetensors, float32. ValueError where something
-  is there already.
+def save(folder: str | os.PathLike, vq: VQ, *, overwrite: bool = False) -> Path:
+  """Writes our own folder: config.json and model.safetensors, float32. One that holds anything is
+  left alone with a ValueError, unless `overwrite`.
   """
-  folder = Path(folder)
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise ValueError(f"out = {str(folder)!r} holds something: choose another folder.")
   arrays = _named(vq.params)
   entries = [Entry(name, np.dtype(np.float32), a.shape) for name, a in arrays.items()]
-  new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-  new.mkdir(parents=True)
-  safetensors_files.write(new / safetensors_files.SINGLE, entries, arrays.values())
   config = {"model_type": MODEL_TYPE, **dataclasses.asdict(vq.config)}
-  (new / huggingface.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-  os.replace(new, folder)  # over nothing, or an empty folder
-  return folder
+  with hf_export.new_folder(Path(folder), overwrite) as new:
+    safetensors_files.write(new / safetensors_files.SINGLE, entries, arrays.values())
+    (new / huggingface.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+  return Path(folder)
 
 
 def digest(folder: str | os.PathLike) -> str:

@@ -89,6 +89,9 @@ def main(argv):
   logging.set_verbosity(logging.WARNING)
   import jax  # after the flags, so that --help costs nothing
 
+  from swirl_jax import allocator
+
+  allocator.keep_freed_memory()
   jax.config.update("jax_enable_x64", True)
   try:
     print(run(flags.FLAGS.config.to_dict(), flags.FLAGS.workdir))

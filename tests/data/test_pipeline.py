@@ -69,6 +69,31 @@ def test_every_epoch_holds_every_record_once_in_an_order_of_its_own():
   assert batches[0].x.tokens[:, 0].tolist() == [6 + i for i in batches.rows(0)]
 
 
+def chained(*turns):
+  """Records of one episode at the given turns: s0 → s1 → s2 ..."""
+  z = ("go", "go on")
+  return [Record(f"s{i}", f"s{i + 1}", z[i % 2], "e", i, "go", "l") for i in turns]
+
+
+def test_batches_of_turns_pass_over_every_transition_once():
+  records = chained(4, 0, 7, 1, 2, 5, 9)  # in the order of disk: 0 1 2, 4 5, 7, 9
+  data = pipeline.tokenize(records, TOKENIZER, LENGTHS)
+  rows = pipeline.rows_of_turns(records, 2)
+  assert rows.tolist() == [[1, 3], [4, -1], [0, 5], [2, -1], [6, -1]]
+  batches = Batches(data, 5, 3, turns=rows)
+  first, again = batches[0], Batches(data, 5, 3, turns=rows)[0]
+  assert first.x.tokens.shape == (5, 3) and first.z.tokens.shape == first.y.mask.shape == (5, 2, 2)
+  assert sorted(first.x.tokens[:, 0] - 6) == [0, 2, 4, 7, 9] and equal(first, again)
+  there = first.y.mask[..., 0]
+  assert sorted(first.y.tokens[..., 0][there] - 6) == [1, 2, 3, 5, 6, 8, 10]
+  assert not first.y.tokens[~first.y.mask].any() and not first.z.mask[~there].any()
+  for b in range(5):  # the second turn begins where the first ended
+    if there[b, 1]:
+      np.testing.assert_array_equal(first.y.tokens[b, 1] - first.y.tokens[b, 0], [1, 0])
+  one = Batches(data, 4, 3, turns=pipeline.rows_of_turns(records, 1))[2]
+  assert one.y.tokens.shape == (4, 1, 2) and one.y.mask[..., 0].all()
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [

@@ -1,4 +1,4 @@
-"""The job that tokenises pictures: what it writes, what it refuses, and that a kill doesn't show."""
+"""The job that tokenises pictures: what it writes and refuses, and that a kill doesn't show."""
 
 import json
 import os
@@ -137,7 +137,7 @@ def test_a_job_that_stopped_gives_the_same_bytes(tmp_path, after):
 
   with pytest.raises(Killed):
     tokenize(lines, tmp_path / "out", Codec(CODES, FACTOR, "d1", killed, None))
-  with pytest.raises(ValueError, match="tokenized.json: No such file.* is what the job writes last"):
+  with pytest.raises(ValueError, match="tokenized.json: No such file.* the job writes last"):
     tokenized.read_folder(tmp_path / "out")
   calls[0] = -100
   assert tokenize(lines, tmp_path / "out", Codec(CODES, FACTOR, "d1", killed, None)) == whole

@@ -59,3 +59,7 @@ def test_chains_follow_the_states_and_never_cross_episodes():
   assert transitions.chains([], 2) == []
   with pytest.raises(ValueError, match="length is 0"):
     transitions.chains(records, 0)
+  # As sequences none is lost: what is left of a run is a shorter one.
+  assert transitions.sequences(records, 2) == [(1, 2), (0,), (3, 4), (5, 6)]
+  assert transitions.sequences(records, 4) == [(1, 2, 0), (3, 4), (5, 6)]
+  assert transitions.sequences([], 2) == []

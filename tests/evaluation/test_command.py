@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import image_world
 import jax
 import pytest
 import tiny
@@ -18,6 +19,7 @@ from swirl_jax.checkpoint import Checkpointer
 from swirl_jax.data import pipeline
 from swirl_jax.evaluation import __main__ as command
 from swirl_jax.evaluation import judge, one_step
+from swirl_jax.evaluation.judge_templates import TEMPLATES
 from swirl_jax.settings import from_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -35,7 +37,7 @@ def lines():
              "level": ("low", "high")[e // 4 % 2]}  # fmt: skip
 
 
-def make_run(folder, *, finished=True, stage=None):
+def make_run(folder, *, finished=True, stage=None, lines=lines):
   """config.json, the data, and one checkpoint of random models."""
   file = folder.parent / "transitions.jsonl"
   file.write_text("".join(json.dumps(line) + "\n" for line in lines()))
@@ -80,7 +82,8 @@ def test_it_writes_what_it_prints(scored):
   assert "evaluation-test.json" in printed and "FWM, one step" in printed
   assert "<svg" in (out / "evaluation-test.html").read_text()
   for model in ("fwm", "idm"):
-    items = judge.read_predictions(out / f"evaluation-test-{model}.jsonl")
+    template = TEMPLATES[{"fwm": "state", "idm": "action"}[model]]
+    items = judge.read_predictions(out / f"evaluation-test-{model}.jsonl", template)
     assert len(items) == result["scores"]["counts"]["transitions"]
     assert len({i.episode for i in items}) == result["scores"]["counts"]["episodes"]
   assert (result["split"], result["model"]) == ("test", "final")
@@ -88,6 +91,51 @@ def test_it_writes_what_it_prints(scored):
   assert result["scores"]["counts"] == {"transitions": 6, "episodes": 3, "levels": 2, "chains": 3}
   assert set(result["scores"]["by_level"]) == {"low", "high"}
   assert result["overlap"]["bleu"].startswith("nrefs:1") and result["versions"]["jax"]
+
+
+def image_lines():
+  """Four codes a state; an action shifts them and adds one. An episode has a code of its own."""
+  for e in range(12):
+    states = [" ".join(f"<{c}>" for c in (e % 4, e // 4, t, (e + t) % 4)) for t in range(3)]
+    for t, (x, y) in enumerate(zip(states, states[1:], strict=False)):
+      yield {"x": x, "y": y, "z": f"make{t}" if e else "", "episode": e, "turn": t,
+             "split": ("train", "train", "validation", "test")[e % 4], "level": "all"}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_world_of_images(tmp_path, monkeypatch):
+  """Through the roles that such a world has, which sample four codes: every file and every part."""
+  made = start.world_of
+
+  def world_of(*arguments):
+    world = made(*arguments)
+    first = world.tokenizer.encode("<0>")[0]
+    return dataclasses.replace(world, codes=(first, first + 4), pictures=image_world.pictures,
+                               render=image_world.render)  # fmt: skip
+
+  monkeypatch.setattr(start, "world_of", world_of)
+  run = make_run(tmp_path / "run", lines=image_lines)
+  first = next(line for line in image_lines() if line["split"] == "test")
+  question = {"x": first["x"], "z": first["z"], "candidates": [first["x"], first["y"]], "truth": 1}
+  (tmp_path / "asked.jsonl").write_text(json.dumps(question))
+  extras = command.Extras(candidates=str(tmp_path / "asked.jsonl"))
+  printed = command.evaluate(str(run), split="test", extras=extras)
+  result = json.loads((run / "evaluation-test.json").read_text())
+  found, drawn = result["scores"], result["scores"]["pictures"]
+  assert found["places"] == "patches" and found["fwm"]["complete"]["value"] == 1.0
+  assert 0 < drawn["fwm"]["psnr"]["value"] <= 60 and set(drawn["verification"]) == {"1", "2"}
+  assert len(drawn["turns"]["psnr"]) == 2 and found["candidates"]["states"]["all"]["count"] == 1
+  assert "PSNR, dB" in printed and result["extras"]["candidates"].endswith("asked.jsonl")
+  predictions = judge.read_predictions(run / "evaluation-test-fwm.jsonl")
+  assert all(len(image_world.pictures([p.prediction])) == 1 for p in predictions)
+  assert (run / "evaluation-test.html").read_text().count("data:image/png") == 3 * 6
+  for extras, complaint in ((command.Extras(bert_score=str(tmp_path)), "bert_score: "),
+                            (command.Extras(captions="c"), "captions: .*--clip must be given"),
+                            (command.Extras(lpips=str(tmp_path)), "lpips = ")):  # fmt: skip
+    if extras.bert_score:
+      monkeypatch.setattr(command.overlap, "bert_layer", lambda folder: 1)
+    with pytest.raises(ValueError, match=complaint):
+      command.evaluate(str(run), split="test", extras=extras)
 
 
 @pytest.mark.slow
@@ -133,7 +181,9 @@ REFUSED = [
   ({"limit": 0}, "limit 0 of split 'test': must be from 1 to its 6 records"),
   ({"limit": 7}, "limit 7 of split 'test': must be from 1 to its 6 records"),
   ({"model": "best"}, "model = 'best': allowed are final, warmup"),
-  ({"bert_score": "nowhere"}, "'nowhere': no config.json there"),
+  ({"extras": command.Extras(bert_score="nowhere")}, "'nowhere': no config.json there"),
+  ({"extras": command.Extras(candidates="nowhere")}, "candidates = 'nowhere': .*No such file"),
+  ({"extras": command.Extras(lpips="w")}, "lpips = 'w': the world 'jsonl' has no pictures: its st"),
 ]
 
 

@@ -15,8 +15,10 @@ import pytest
 from swirl_jax.evaluation import judge
 from swirl_jax.evaluation.judge_asking import JUDGED, LEFT, NO_ANSWER, UNJUDGED, Judged, Outcome
 from swirl_jax.evaluation.judge_ledger import NAME
+from swirl_jax.evaluation.judge_templates import TEMPLATES
 
 ROOT = Path(__file__).resolve().parents[2]
+STATE = TEMPLATES["state"]
 
 
 def line(prediction="5", **more):
@@ -33,7 +35,7 @@ def written(path, rows):
 
 def test_read_predictions(tmp_path):
   rows = [line("a", episode="e7", level="hard"), line("", episode=7), line("c {y}\n")]
-  found = judge.read_predictions(written(tmp_path / "p.jsonl", rows))
+  found = judge.read_predictions(written(tmp_path / "p.jsonl", rows), STATE)
   assert [i.prediction for i in found] == ["a", "", "c {y}\n"]
   assert [i.episode for i in found] == ["e7", "7", "line 3"]
   assert [i.level for i in found] == ["hard", "all", "all"]
@@ -52,7 +54,10 @@ def test_read_predictions(tmp_path):
     (line(y="  "), "y is '  ', must be text with a word in it"),
     (line(3), "prediction is 3, must be text"),
     (line(["a"]), "prediction is .*, must be text"),
-    ({"x": "a", "z": "b", "y": "c"}, "prediction is missing, must be text"),
+    ({"x": "a", "z": "b", "y": "c"}, "prediction is missing, must be text or pictures"),
+    ({"x": "a", "z": "b", "prediction": "c"}, "y is missing, must be text or pictures"),
+    (line(x="<17> <3>"), "x is '<17> <3>', codes of a picture: it must be the picture itself"),
+    (line("<0>"), "prediction is '<0>', codes of a picture"),
     (line(episodes="e"), "a field is 'episodes', must be one of x, z, y, prediction, episode"),
     (line(episode=None), "episode is None, must be text or a number"),
     (line(episode=True), "episode is True, must be text or a number"),
@@ -65,15 +70,15 @@ def test_a_bad_line_is_named(tmp_path, bad, what):
   path = tmp_path / "p.jsonl"
   path.write_bytes(b"\n".join([good, raw, good, raw, b""]))
   with pytest.raises(ValueError, match=rf"p\.jsonl, line 2: .*{what}.*1 more lines") as error:
-    judge.read_predictions(path)
+    judge.read_predictions(path, STATE)
   assert len(str(error.value)) < 400
 
 
 def test_files_that_are_absent_or_empty(tmp_path):
   with pytest.raises(ValueError, match=r"absent\.jsonl': No such file"):
-    judge.read_predictions(tmp_path / "absent.jsonl")
+    judge.read_predictions(tmp_path / "absent.jsonl", STATE)
   with pytest.raises(ValueError, match="the file is empty"):
-    judge.read_predictions(written(tmp_path / "p.jsonl", []))
+    judge.read_predictions(written(tmp_path / "p.jsonl", []), STATE)
 
 
 def score(value):

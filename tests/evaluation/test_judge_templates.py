@@ -33,7 +33,22 @@ def test_the_scale_stands_in_question_and_schema(name):
 def test_scales():
   assert {name: (t.low, t.high) for name, t in TEMPLATES.items()} == {
     "state": (0, 10), "action": (0, 10), "bytemorph": (0, 100), "mirrorapi": (0, 10),
-    "scienceworld": (0, 10), "mind2web": (0, 10)}  # fmt: skip
+    "scienceworld": (0, 10), "mind2web": (0, 10), "aurora": (0, 10),
+    "worldprediction": (0, 10)}  # fmt: skip
+
+
+def test_a_missing_truth_is_told():
+  user = TEMPLATES["aurora"].messages(FIELDS | {"y": None})[1]["content"]
+  assert "truly followed:\n<material>\n(not given)\n</material>" in user
+  assert {name for name, t in TEMPLATES.items() if t.optional} == {"aurora"}
+
+
+def test_pictures_are_compared_as_pictures():
+  for name, template in TEMPLATES.items():
+    system = template.messages(FIELDS)[0]["content"]
+    pictures = name in ("aurora", "bytemorph", "worldprediction")
+    assert ("Compare what the pictures show" in system) == pictures
+    assert ("order, spelling and layout" in system) != pictures
 
 
 def test_a_picture_makes_the_content_parts():

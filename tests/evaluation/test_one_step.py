@@ -25,6 +25,7 @@ class World:
   """A state is three colours; "paint red" or "make red" sets the first one and moves it last."""
 
   tokenizer = WordTokenizer((*COLORS, "paint", "make"))
+  codes = None
 
   @staticmethod
   def action_class(phrase):
@@ -164,13 +165,19 @@ def test_an_idm_is_judged_by_what_it_means(split):
 def test_best_of_picks_what_the_idm_likes(split):
   n = 4
   params = PERFECT | {"place": 0, "good": 2}  # one sample in four is right
-  arguments = {k: v for k, v in setting().items() if k != "world"}
-  m = one_step.best_of(FWM, params, IDM, PERFECT, split, n=n, **arguments)["metrics"]
+  found = one_step.best_of(FWM, params, IDM, PERFECT, split, n=n, **setting())
+  m = found["metrics"]
   assert m["pick"] == m["pass"] == m["changed_pick"] == m["changed_pass"] == 1.0
   assert m["single"] == 1 / n
   assert m["changed_single"] == pytest.approx((2 + 3 / n) / 5)
   assert (m["n"], m["count"]) == (n, 5)
-  none = one_step.best_of(FWM, params | {"good": -1}, IDM, PERFECT, split, n=n, **arguments)
+  assert found["by_example"] == {"single": [1 / n] * 5, "pass": [True] * 5}
+  picked = found["picked"]  # the third of four samples is right: two are not enough
+  assert {m: one["exact"] for m, one in picked.items()} == {
+    "1": [False] * 5, "2": [False] * 5, "4": [True] * 5}  # fmt: skip
+  assert picked["4"]["prediction"] == [r.y for r in RECORDS]
+  assert all(p.startswith("<sep> ") for p in picked["2"]["prediction"])
+  none = one_step.best_of(FWM, params | {"good": -1}, IDM, PERFECT, split, n=n, **setting())
   assert none["metrics"]["pick"] == none["metrics"]["pass"] == 0.0
 
 
@@ -231,10 +238,10 @@ def test_multi_turn_without_chains_or_with_ragged_ones(split):
 
 def test_states_are_cut_or_padded_to_go_on():
   long = Segment(np.array([[1, 2, 3, 4]]), np.array([[True, True, True, True]]))
-  assert multi_turn._fit(long, 3).tokens.tolist() == [[1, 2, 3]]
+  assert multi_turn.fit(long, 3).tokens.tolist() == [[1, 2, 3]]
   short = Segment(np.array([[1, 2]]), np.array([[True, False]]))
-  assert multi_turn._fit(short, 3).tokens.tolist() == [[1, 0, 0]]
-  assert multi_turn._fit(short, 3).mask.tolist() == [[True, False, False]]
+  assert multi_turn.fit(short, 3).tokens.tolist() == [[1, 0, 0]]
+  assert multi_turn.fit(short, 3).mask.tolist() == [[True, False, False]]
 
 
 # -- with transformers -----------------------------------------------------------------------------
@@ -307,7 +314,6 @@ def test_each_program_is_traced_once(players, split):
     one_step.idm(idm, params, split, **arguments)
     one_step.latents(idm, params, split, shown=1, **arguments)
     multi_turn.multi_turn(fwm, params, split, [(0, 1)], batch=2, world=WORLD, shown=1)
-    del arguments["world"]
     one_step.best_of(fwm, params, idm, params, split, n=3, **arguments)
   # Greedy, sampled, scored, for both; actions crossed with pairs; best of n.
   assert one_step._compiled.cache_info().currsize == 8

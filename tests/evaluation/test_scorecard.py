@@ -29,8 +29,8 @@ def measure(done=lambda step: None, turns=2, **fwm):
   split = one_step.examples(RECORDS, WORLD.tokenizer, LENGTHS)
   players = scorecard.Player(FWM, PERFECT | fwm, 1.0), scorecard.Player(IDM, PERFECT, 1.0)
   return scorecard.measure(
-    *players, PERFECT, split, turns=turns, batch=2, world=WORLD, key=jax.random.key(0), done=done
-  )
+    *players, PERFECT, split, turns=turns, best_of=2, batch=2, world=WORLD, done=done,
+    key=jax.random.key(0))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_perfect_players(perfect):
 
 def test_repeating_x_has_what_stays_and_nothing_new(perfect):
   same = perfect["repeating_x"]
-  assert set(same) == set(scorecard.COMPARED)
+  assert set(same) == {"unchanged_accuracy", *scorecard.COMPARED}
   assert same["unchanged_accuracy"] == same["kept_words"] == ONE
   assert same["new_words"]["value"] == same["gone_words"]["value"] == 0.0
   references = [r.y for r in RECORDS]
@@ -93,11 +93,27 @@ def test_latent_actions(perfect):
   assert (found["phrases"], found["unique"], found["unique_reference"]) == (3, 3 / 5, 1.0)
 
 
+def test_what_the_idm_picks(perfect):
+  """Of two samples the second is right; the judge sees what is spoilt (see `Painter`)."""
+  found = measure(place=0, good=1)["verification"]
+  assert found["picks"]["2"] == {"exact": ONE, "changed_accuracy": ONE} and found["pass"] == ONE
+  assert found["picks"]["1"]["exact"]["value"] == 0.0 and found["single"]["value"] == 0.5
+  assert 0.0 < found["picks"]["1"]["changed_accuracy"]["value"] < 1.0
+  assert perfect["verification"]["single"] == ONE and perfect["pictures"] is None
+
+
 def test_steps_are_reported_in_their_order():
   seen = []
   found = measure(done=seen.append, turns=9)
   assert tuple(seen) == scorecard.STEPS
   assert found["turns"] == {"exact": [], "words": [], "words_kept": []}
+  assert found["rollouts"] == []
+
+
+def test_rollouts_are_what_was_predicted_turn_by_turn(perfect):
+  for one in perfect["rollouts"]:
+    assert one["prediction"] == [RECORDS[row].y for row in one["rows"]]
+  assert len(perfect["rollouts"]) == perfect["counts"]["chains"] > 0
 
 
 def result(card):

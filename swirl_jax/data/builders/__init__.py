@@ -15,7 +15,7 @@ import importlib
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from swirl_jax.data.tokenizers import WordTokenizer
 from swirl_jax.data.whole_files import locked
 
 WORLDS = {  # name → module
+  "images": "swirl_jax.data.builders.images",
   "jsonl": "swirl_jax.data.builders.jsonl",
   "minigrid": "swirl_jax.data.builders.minigrid",
   "minigrid_pixels": "swirl_jax.data.builders.minigrid_pixels",
@@ -63,6 +64,10 @@ class World:
     action_len then count its tokens. None: one token a word.
   codes: the token ids (start, stop) of an image's codes; every state then is exactly `state_len` of
     them, and an action holds none. None: a state is text.
+  vq: the digest of the VQ model whose codes those are, where data and model may lie apart.
+  pictures: where a state is an image's codes, states as texts of codes → what they decode to, uint8
+    [N, height, width, 3], all of one size and as the decoder gives them: nothing enlarged or
+    outlined.
   """
 
   name: str
@@ -75,6 +80,8 @@ class World:
   source: str = ""
   reader: Any = None
   codes: tuple[int, int] | None = None
+  vq: str = ""
+  pictures: Callable[[Sequence[str]], np.ndarray] | None = None
 
   @functools.cached_property
   def tokenizer(self) -> Any:

@@ -36,6 +36,9 @@ class Source:
   """What a file says. digest: its SHA-256; words: its vocabulary, empty where `reader`, a BPE
   tokenizer, is; state_len, action_len: in tokens; meanings: an action's text → its class. `lines`,
   `splits` and `counts` are empty where it wasn't read, because its data lies there already.
+
+  spell: a state of the lines → the state as the data holds it, where lines have a short name for
+  it. vq: the digest of the VQ model whose codes states are, where they are pictures.
   """
 
   digest: str
@@ -47,10 +50,12 @@ class Source:
   splits: Mapping[str, Sequence[Record]] = dataclasses.field(default_factory=dict)
   counts: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
   reader: Any = None
+  spell: Callable[[str], str] = str
+  vq: str = ""
 
   def described(self) -> dict[str, Any]:
     """All but the records, for `_WORLD`."""
-    names = ("digest", "words", "state_len", "action_len", "meanings")
+    names = ("digest", "words", "state_len", "action_len", "meanings", "vq")
     return {name: getattr(self, name) for name in names}
 
 
@@ -201,6 +206,36 @@ def check(settings: Mapping[str, Any], names: Sequence[str] = ("seed", "labelled
     refuse("met", " or ".join(map(repr, MET)))
 
 
+def check_own(settings: Mapping[str, Any], what: str) -> None:
+  """`check`, and what else worlds of a user's own lines are told; `what` should be at `path`."""
+
+  def refuse(name, allowed):
+    raise ValueError(f"config.world.{name} = {settings[name]!r}: allowed is {allowed}.")
+
+  if not isinstance(settings["path"], str) or not settings["path"]:
+    refuse("path", f"the path of {what}")
+  check(settings)
+  for name in ("validation", "test"):
+    if type(settings[name]) not in (int, float) or not 0 <= settings[name] < 1:
+      refuse(name, "a share from 0, below 1")
+  if settings["validation"] + settings["test"] >= 1:
+    refuse("test", f"less than 1 together with validation = {settings['validation']}")
+  levels = settings["heldout_levels"]
+  if not isinstance(levels, list | tuple) or not all(isinstance(v, str) for v in levels):
+    refuse("heldout_levels", "a tuple of names")
+
+
+def check_levels(lines: Sequence[Line], settings: Mapping[str, Any]) -> None:
+  """Raises ValueError for a level that is held out and that no line has."""
+  levels = sorted({n.level for n in lines})
+  for level in settings["heldout_levels"]:
+    if level not in levels:
+      raise ValueError(
+        f"config.world.heldout_levels has {level!r}: the levels of {settings['path']} are "
+        f"{', '.join(levels)}."
+      )
+
+
 # -- the world -----------------------------------------------------------------------------------
 
 
@@ -216,6 +251,11 @@ class TextWorld(TransitionBuilder):
       self.source.reader.save_pretrained(self.data_path / _TOKENIZER)
     (self.data_path / _WORLD).write_text(json.dumps(self.source.described()))
     return {name: self._generate_examples(records) for name, records in self.source.splits.items()}
+
+  def _generate_examples(self, records):
+    spell = self.source.spell
+    whole = (dataclasses.replace(r, x=spell(r.x), y=spell(r.y)) for r in records)
+    yield from super()._generate_examples(whole)
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
@@ -252,7 +292,7 @@ def _builder(
   kept, now = _kept(builder), source.digest
   if kept is None:
     if world.reader is not None:
-      stop(str(path), list(_misfits(source.lines, world)))
+      stop(str(path), list(_misfits(source, world)))
     return builder
   if not source.lines and path.exists():
     with open(path, "rb") as file:
@@ -265,13 +305,14 @@ def _builder(
   return builder
 
 
-def _misfits(lines: Sequence[Line], world: World) -> Iterator[tuple[int, str]]:
+def _misfits(source: Source, world: World) -> Iterator[tuple[int, str]]:
   """The lines that a checkpoint's tokenizer refuses, or that are longer than the run allows."""
   limits = {"x": "state_len", "y": "state_len", "z": "action_len"}
-  for n in lines:
+  for n in source.lines:
     try:
       for name, limit in limits.items():
-        count, most = len(world.tokenizer.encode(getattr(n, name))), getattr(world, limit)
+        text = getattr(n, name) if name == "z" else source.spell(getattr(n, name))
+        count, most = len(world.tokenizer.encode(text)), getattr(world, limit)
         if count > most:
           raise Refused(f"{name} is {count} tokens, must be at most config.data.{limit} = {most}")
     except Refused as error:
@@ -303,4 +344,5 @@ def make(
     render=None,
     source=source.digest,
     reader=source.reader,
+    vq=source.vq,
   )

@@ -5,17 +5,19 @@ takes its name only after `transition_lines.read` has accepted every line of it.
 """
 
 import collections
+import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from swirl_jax.data import transition_lines
-from swirl_jax.data.official.records import Found
+from swirl_jax.data.official.records import LINES, Found, Unusable
 from swirl_jax.data.tokenizers import SPECIAL
 from swirl_jax.data.transition_lines import CONTROL, same
 
@@ -44,6 +46,8 @@ def spelled(text: str) -> tuple[str, list[str]]:
 class Collector:
   """Decides on every record. `longest`: the most characters of x, y or z, 0 for no limit."""
 
+  files = (LINES,)  # what records may be for; each is a file
+
   def __init__(self, longest: int):
     self.longest = longest
     self.kept = collections.defaultdict(collections.Counter)  # split → level → lines
@@ -56,33 +60,54 @@ class Collector:
     """The line to be written, or None."""
     if found.line is None:
       return self._leave(found.reason, f"{found.where}: {found.detail}")
-    line, notes = {}, list(found.notes)
+    notes = list(found.notes)
+    try:
+      line = self._accepted(found, notes)
+    except Unusable as error:
+      return self._leave(error.reason, ": ".join(filter(None, (found.where, error.detail))))
+    self._count(found, line)
+    self.notes.update(set(notes))
+    return line
+
+  def check(self, to: str, path: Path) -> str:
+    """The SHA-256 of a file of lines, or ValueError where its reader would refuse it."""
+    return transition_lines.read({"path": str(path), "heldout_levels": ()})[0]
+
+  def _accepted(self, found: Found, notes: list[str]) -> dict[str, Any]:
+    """The line as the world accepts it, or Unusable; adds to the notes."""
+    line = {}
     for name, value in found.line.items():
       if isinstance(value, str):
         value, changed = spelled(value)
         notes += changed
       line[name] = value
     x, y, z = (same(line.get(name, "")) for name in "xyz")
-    split = line.get("split", BY_CHANCE)
     if not x or not y:
-      return self._leave("empty", f"{found.where}: {'y' if x else 'x'} has no word")
+      raise Unusable("empty", f"{'y' if x else 'x'} has no word")
     if x == y:
-      return self._leave("x = y", found.where)
-    long = {name: len(line.get(name, "")) for name in TEXTS}
-    if self.longest and max(long.values()) > self.longest:
-      name = max(long, key=long.get)
-      return self._leave("too long", f"{found.where}: {name} has {long[name]} characters")
-    key = tuple(hash(text) for text in (split, x, z, y))
-    if key in self._met:
-      return self._leave("duplicate", found.where)
-    self._met.add(key)
+      raise Unusable("x = y", "")
+    self._short(line, TEXTS)
+    key = tuple(hash(text) for text in (line.get("split", BY_CHANCE), x, z, y))
+    self._new(key)
     if self._answers.setdefault(key[1:3], key[3]) != key[3]:
       notes.append("another y than before for the same x and z")
-    self.kept[split][line["level"]] += 1
-    self.notes.update(set(notes))
-    for name in TEXTS:
-      self.lengths[name].append(long[name])
     return line
+
+  def _short(self, line: Mapping[str, Any], names: Sequence[str]) -> None:
+    long = {name: len(line.get(name, "")) for name in names}
+    if self.longest and max(long.values()) > self.longest:
+      name = max(long, key=long.get)
+      raise Unusable("too long", f"{name} has {long[name]} characters")
+
+  def _new(self, key: Hashable) -> None:
+    if key in self._met:
+      raise Unusable("duplicate", "")
+    self._met.add(key)
+
+  def _count(self, found: Found, line: Mapping[str, Any]) -> None:
+    self.kept[line.get("split", BY_CHANCE)][line["level"]] += 1
+    for name in TEXTS:
+      self.lengths[name].append(len(line.get(name, "")))
 
   def _leave(self, reason: str, what: str) -> None:
     self.left_out[reason].append(what)
@@ -103,26 +128,41 @@ class Collector:
     }
 
 
-def write(found: Iterable[Found], out: str | os.PathLike, *, longest: int = 0) -> dict[str, Any]:
-  """Writes the file and returns the counts. Raises ValueError where no record gives a line."""
-  out, collector = Path(out), Collector(longest)
-  temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+def write(found: Iterable[Found], out: str | os.PathLike, collector: Collector) -> dict[str, Any]:
+  """Writes the files of lines and returns the counts.
+
+  The transitions go to `out`, what is `to` another file to `STEM.TO.jsonl` beside it; a file that
+  would have no line is not there afterwards. Raises ValueError where no record gives a line.
+  """
+  out = Path(out)
+  places = {to: out if to == LINES else out.with_suffix(f".{to}.jsonl") for to in collector.files}
+  temporary = {to: p.with_name(f".{p.name}.{os.getpid()}.tmp") for to, p in places.items()}
   try:
-    with open(temporary, "w", encoding="utf-8") as file:
-      for record in found:
+    with contextlib.ExitStack() as stack:
+      files = {
+        to: stack.enter_context(open(path, "w", encoding="utf-8")) for to, path in temporary.items()
+      }
+      for record in tqdm(found, desc=f"reading for {out.name}", unit=" records", disable=None):
         line = collector.line(record)
         if line is not None:
-          file.write(json.dumps(line, ensure_ascii=False) + "\n")
-      file.flush()
-      os.fsync(file.fileno())
+          files[record.to].write(json.dumps(line, ensure_ascii=False) + "\n")
+      for file in files.values():
+        file.flush()
+        os.fsync(file.fileno())
     counts = collector.counts()
-    if not counts["kept"]:
+    full = [to for to, path in temporary.items() if path.stat().st_size]
+    if not full:
       raise ValueError(f"no record gives a transition: {_summary(counts)}")
-    digest, _ = transition_lines.read({"path": str(temporary), "heldout_levels": ()})
-    os.replace(temporary, out)
+    digests = {to: collector.check(to, temporary[to]) for to in full}
+    for to, place in places.items():
+      if to in full:
+        os.replace(temporary[to], place)
+      else:
+        place.unlink(missing_ok=True)
   finally:
-    temporary.unlink(missing_ok=True)
-  return counts | {"sha256": digest}
+    for path in temporary.values():
+      path.unlink(missing_ok=True)
+  return counts | {"sha256": digests}
 
 
 def _summary(counts: Mapping[str, Any]) -> str:

@@ -24,12 +24,12 @@ def kept(where="f, record 1", notes=(), **changes):
   return Found(where, LINE | changes, notes=notes)
 
 
-def written(folder, *found, **kwargs):
+def written(folder, *found, longest=0):
   """(the lines as the jsonl world reads them, the counts)"""
   path = folder / "out.jsonl"
-  counts = convert.write(found, path, **kwargs)
+  counts = convert.write(found, path, convert.Collector(longest))
   digest, lines = transition_lines.read({"path": str(path), "heldout_levels": ()})
-  assert counts["sha256"] == digest
+  assert counts["sha256"] == {"lines": digest}
   assert sum(n for levels in counts["kept"].values() for n in levels.values()) == len(lines)
   return lines, counts
 
@@ -91,13 +91,14 @@ def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path):
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    convert.write(dies(), path)
+    convert.write(dies(), path, convert.Collector(0))
   with pytest.raises(ValueError, match="line 2: split is train, must be test"):
-    convert.write([kept(), kept(x="c", split="train")], path)  # a loader's mistake is found
+    mistaken = [kept(), kept(x="c", split="train")]  # a loader's mistake is found
+    convert.write(mistaken, path, convert.Collector(0))
   with pytest.raises(ValueError, match=r"no record gives a transition: 1 x = y \(f, record 1\)"):
-    convert.write([kept(y="a")], path)
+    convert.write([kept(y="a")], path, convert.Collector(0))
   with pytest.raises(ValueError, match="the files hold no records"):
-    convert.write([], path)
+    convert.write([], path, convert.Collector(0))
   assert path.read_text() == "before" and os.listdir(tmp_path) == ["out.jsonl"]
 
 
@@ -128,20 +129,32 @@ def test_the_command_prints_what_it_wrote(tmp_path):
   assert counts["format"] == "mind2web" and counts["kept"] == {"by chance": {"all": 2}}
   left = {reason: n["records"] for reason, n in counts["left_out"].items()}
   assert left == {"x = y": 1, "no page after": 1, "malformed": 1}
-  failed = subprocess.run([*module, f"--folder={tmp_path / 'no'}", f"--out={out}"], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
-  assert failed.returncode == 1 and "osunlp/Mind2Web on the Hugging Face hub" in failed.stderr
+  module[-1] = "--format=frames"
+  settings = ["--stride=2", "--least_difference=0.5"]
+  failed = subprocess.run([*module, *settings, f"--folder={tmp_path / 'no'}", f"--out={out}"],
+                          cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+  assert failed.returncode == 1 and "lacks files of unlabelled video" in failed.stderr
 
 
 @pytest.mark.parametrize("name", command.FORMATS)
 def test_absent_files_are_one_clear_error(tmp_path, name):
   for folder in (tmp_path / "none", tmp_path):
     with pytest.raises(ValueError) as error:
-      command.run(name, str(folder), str(tmp_path.parent / "out.jsonl"))
+      needed = {"index_base": 0} if name == "worldprediction" else {}
+      command.run(name, str(folder), str(tmp_path.parent / "out.jsonl"), **needed)
     said = str(error.value)
     benchmark = command.FORMATS[name]
     assert str(folder) in said and benchmark.title in said and benchmark.page in said
     assert "docs/worlds/official.md" in said and "\n" not in said
+
+
+@pytest.mark.parametrize("setting", command.SETTINGS)
+def test_a_setting_of_another_format_is_refused(tmp_path, setting):
+  allowed = {"index_base": "worldprediction"}.get(setting, "frames")
+  with pytest.raises(
+    ValueError, match=f"--{setting}=1 with --format=aurora: allowed with {allowed}"
+  ):
+    command.run("aurora", str(tmp_path), str(tmp_path.parent / "out.jsonl"), **{setting: 1})
 
 
 def test_a_place_to_write_is_asked_for_before_anything_is_read(tmp_path):

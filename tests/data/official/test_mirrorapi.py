@@ -89,7 +89,7 @@ def test_a_benchmark_becomes_a_world(tmp_path):
              for n in range(60)]  # fmt: skip
   (tmp_path / "in" / "train_sft.json").write_text(json.dumps(records))
   path = tmp_path / "out.jsonl"
-  counts = convert.write(mirrorapi.read(tmp_path / "in"), path)
+  counts = convert.write(mirrorapi.read(tmp_path / "in"), path, convert.Collector(0))
   assert counts["kept"]["failing"] == {"ood_failure": 1}
   settings = {"path": str(path), "met": "prompt", "labelled": 20}
   builder = builders.get("jsonl", settings, str(tmp_path)).prepare(str(tmp_path))

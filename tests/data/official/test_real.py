@@ -10,6 +10,7 @@ import pytest
 from swirl_jax.data import transition_lines
 from swirl_jax.data.official import __main__ as command
 from swirl_jax.data.official import mind2web, mirrorapi, pages
+from tests.data.official import drawn
 
 ROOT = os.environ.get("SWIRL_OFFICIAL_DATA")
 pytestmark = pytest.mark.skipif(not ROOT, reason="SWIRL_OFFICIAL_DATA names no folder")
@@ -84,3 +85,31 @@ def test_apibank(tmp_path):
   assert left == {"duplicate": 1}
   assert counts["kept"] == {"by chance": {"level-1": 172, "level-2": 217, "level-3": 118}}
   assert len(lines) + sum(left.values()) == 508
+
+
+def test_aurora(tmp_path):
+  """The bench's lines are those records whose pictures the authors of the folder have kept."""
+  folder = Path(ROOT, "aurora-bench")
+  found, sets, left, counts = drawn.converted("aurora", folder, tmp_path / "a.jsonl")
+  assert counts["kept"] == {
+    "test": {"magicbrush": 1, "ag": 5, "something": 12, "clevr": 2, "whatsup": 2, "emu": 1,
+             "epic": 10, "kubric": 12},
+    "candidates": {"ag": 5, "kubric": 12}, "actions": {"ag": 5, "clevr": 2, "kubric": 10},
+  }  # fmt: skip
+  assert counts["noted"] == {"without y": 13}
+  assert left["no pos"] == 17 + 20 + 20 + 19  # of ag, clevr, kubric and something
+  subset = json.loads((folder / "test.subset.json").read_text())
+  paths = [[str(folder.resolve() / n[name]) if name in n else None for name in ("input", "output")]
+           for n in subset]  # fmt: skip
+  expected = [(n["instruction"], *path) for n, path in zip(subset, paths, strict=True)]
+  assert [(n["z"], n["x"], n.get("y")) for n in found] == expected
+
+
+def test_disc_edits_first_question_of_aurora(tmp_path):
+  """In the picture the pencil case is to the right of the towel: that instruction changes least."""
+  folder = Path(ROOT, "aurora-bench")
+  _, sets, *_ = drawn.converted("aurora", folder, tmp_path / "a.jsonl")
+  line = next(n for n in sets["actions"] if n["where"] == "disc_edit_kubric.valid.json, record 1")
+  (said,) = line["candidates"][line["truth"]]
+  assert said == "move the green-purple pencil case to the right of the blue towel"
+  assert line["x"] == line["y"] and line["x"].endswith("further_location/2720/image0.jpg")

@@ -1,0 +1,43 @@
+"""Files that are whole or not there."""
+
+import os
+
+import pytest
+
+from swirl_jax.data import whole_files
+
+
+def test_a_file_is_replaced_when_it_is_whole(tmp_path):
+  path = tmp_path / "a"
+  path.write_text("old")
+  with whole_files.replacing(path) as temporary:
+    temporary.write_text("new")
+    assert path.read_text() == "old" and temporary.parent == tmp_path
+  assert path.read_text() == "new" and os.listdir(tmp_path) == ["a"]
+
+
+def test_an_error_leaves_what_was(tmp_path):
+  path = tmp_path / "a"
+  with pytest.raises(RuntimeError), whole_files.replacing(path) as temporary:
+    temporary.write_text("half")
+    raise RuntimeError
+  assert not os.listdir(tmp_path)
+  with pytest.raises(FileNotFoundError), whole_files.replacing(path):
+    pass
+  assert not os.listdir(tmp_path)
+
+
+def test_lines(tmp_path):
+  whole_files.write_lines(tmp_path / "a", iter(["ä", "b"]))
+  assert (tmp_path / "a").read_bytes() == "ä\nb\n".encode()
+
+
+def test_a_lock_is_held_once(tmp_path):
+  import fcntl
+
+  path = tmp_path / "new" / "lock"
+  with whole_files.locked(path), open(path, "w") as file:
+    with pytest.raises(BlockingIOError):
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  with open(path, "w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
