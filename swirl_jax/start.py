@@ -1,6 +1,7 @@
 """What a run's models start from: fresh parameters, or the checkpoint of a language model."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -10,12 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from swirl_jax import codecs, programs, rng, sharding
+from swirl_jax import codecs, programs, rng, sharding, vq_run
 from swirl_jax.data import builders, fast_tokenizers, image_tokenizers
+from swirl_jax.data.builders import text_world
 from swirl_jax.data.codec import Codec
+from swirl_jax.data.whole_files import locked
 from swirl_jax.models import huggingface, vocabulary
 from swirl_jax.models.transformer import TransformerConfig
+from swirl_jax.models.vq_training import VQTraining
 from swirl_jax.settings import DataSettings, Settings
+from swirl_jax.typed import build
 
 
 def data_dir(settings: Settings, folder: os.PathLike) -> str:
@@ -67,12 +72,38 @@ def codec_of_world(
   settings: Mapping[str, Any], data_dir: str | None, pictures: Callable[[], np.ndarray] | None
 ) -> Codec | None:
   """The tokenizer of a world of pictures (`builders.Codecs`): the VQ model in the folder
-  `settings["vq"]`, None where that is "". Raises ValueError for what is no such folder.
+  `settings["vq"]`; else one that is trained on the world's own pictures, as
+  `settings["vq_training"]` says, into the data folder, when it is first asked. None for a world
+  that has neither.
+
+  Raises ValueError for settings and folders that can't be.
   """
   folder = settings["vq"]
   if not isinstance(folder, str):
     raise ValueError(f"config.world.vq = {folder!r}: allowed is the folder of a VQ model, or ''.")
-  return codecs.open_codec(folder) if folder else None
+  if folder:
+    return codecs.open_codec(folder)
+  if pictures is None:
+    return None
+  training = build(VQTraining, settings["vq_training"], "config.world.vq_training")
+  digest = text_world.settings_digest(settings)
+  described = Codec(training.vq.codes, training.vq.factor, digest)
+  if data_dir is None:
+    return described
+  own = pathlib.Path(data_dir) / f"vq_{digest}"
+
+  @functools.cache
+  def opened() -> Codec:
+    with locked(own.with_suffix(".lock")):
+      if not (own / vq_run.MODEL).exists():
+        vq_run.train(training, pictures(), own)
+    return codecs.open_codec(own / vq_run.MODEL)
+
+  return dataclasses.replace(
+    described,
+    encode=lambda pixels: opened().encode(pixels),
+    decode=lambda codes: opened().decode(codes),
+  )
 
 
 def initial_params(

@@ -39,6 +39,7 @@ LINES = (
     (
       "settings",
       "codecs",
+      "vq_run",
       "plan",
       "programs",
       "inputs",
@@ -54,7 +55,7 @@ LINES = (
       "comparison_page",
     ),
   ),
-  (6, ("main", "predict", "export", "memory", "collect", "compare", "tokenize_images")),
+  (6, ("main", "predict", "export", "memory", "collect", "compare", "tokenize_images", "train_vq")),
 )
 TOP = 6  # every __main__
 
