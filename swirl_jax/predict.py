@@ -46,8 +46,11 @@ class Predictor:
 
   def state(self, given: str) -> str:
     """A state as the world's text: as given, or the codes of the picture file that it names."""
-    if self.world.codes is None or not pathlib.Path(given).is_file():
+    if self.world.codes is None or all(map(image_codes.is_code, given.split())):
       return given
+    codec = self._codec()
+    if codec is None:
+      raise ValueError(f"{given!r} is a picture, but the run's config.world.vq names no VQ model.")
     blank = image_codes.codes_text(np.zeros(self.world.state_len, int))
     height, width, _ = self.draw([blank])[0].shape
     picture = images.open_image(given, name=given)
@@ -57,12 +60,12 @@ class Predictor:
       pixels = images.prepare(picture, width)
     else:
       raise ValueError(f"{given!r} has {picture.size} pixels; this world's: {(width, height)}.")
-    return image_codes.codes_text(self._codec().encode(pixels[None])[0])
+    return image_codes.codes_text(codec.encode(pixels[None])[0])
 
   def draw(self, states: list[str]) -> np.ndarray:
     """States of a world of pictures, decoded: uint8 [N, H, W, 3]."""
     if self.world.pictures is None:
-      raise ValueError("pictures: the run's config.world.vq names no VQ model to make them with.")
+      raise ValueError("this run's world has no pictures, or no VQ model that draws them.")
     return self.world.pictures(states)
 
   def next_states(
@@ -115,8 +118,9 @@ class Predictor:
     fields = {name: None for name in Transition._fields}
     for name, text in texts.items():
       ids, length = self.world.tokenizer.encode(text), getattr(self.lengths, name)
-      if not 0 < len(ids) <= length:
-        raise ValueError(f"--{name} has {len(ids)} tokens: allowed is 1 to {length}.")
+      least = length if self.world.codes and name != "z" else 1
+      if not least <= len(ids) <= length:
+        raise ValueError(f"--{name} has {len(ids)} tokens: allowed is {least} to {length}.")
       tokens = np.zeros((1, length), np.int32)
       tokens[0, : len(ids)] = ids
       fields[name] = Segment(tokens, np.arange(length)[None] < len(ids))
@@ -149,7 +153,7 @@ def main(argv):
     predictor = Predictor(given.workdir)
     draw = {"n": given.n, "temperature": given.temperature, "seed": given.seed}
     if given.out and predictor.world.pictures is None:
-      raise ValueError("--out: this run has no pictures, or its config.world.vq names no VQ model.")
+      raise ValueError("--out: this run's world has no pictures, or no VQ model that draws them.")
     x = predictor.state(given.x)
     if given.z is not None:
       answers = predictor.next_states(x, given.z, verify=given.verify, **draw)

@@ -82,6 +82,9 @@ def test_pictures_to_a_predicted_picture(tmp_path):
   assert drawn.shape == (2, pictures.SIZE, pictures.SIZE, 3)
   for path, picture in zip(paths, drawn, strict=True):
     np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
+  for given, message in (("nowhere.png", "nowhere"), ("<1> <2>", "--x has 2 tokens: allowed is 4")):
+    with pytest.raises(ValueError, match=message):
+      predictor.next_states(predictor.state(given), "paint patch 1 with 2")
   (action,) = predictor.actions(x, predictor.state(str(codes / "pictures" / "0-1.png")))
   assert "<" not in action.text.replace("<unused", "")  # text, no code
 

@@ -54,7 +54,7 @@ def test_the_prompt_that_guidance_leads_away_from():
   expected = prompts.prompt(FWM, BATCH).tokens
   np.testing.assert_array_equal(prompts.prompt(own, BATCH).tokens, expected)
   with pytest.raises(ValueError, match="must begin and end with literal tokens"):
-    prompts.Template(FWM.prompt, "y", FWM.end, ("x", (8,)))
+    prompts.Template(FWM.prompt, "y", FWM.end, unconditional=("x", (8,)))
 
 
 def test_a_missing_field_is_an_error():
