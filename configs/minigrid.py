@@ -43,8 +43,8 @@ def get_config(setting="default"):
   c.warmup_fwm = sft(steps=1200, schedule="constant", validate_every=100, patience=3)
   c.warmup_idm = sft(steps=1200, schedule="constant", validate_every=200, patience=2)
   c.swirl = {"iterations": 2, "order": ("phase1", "phase2"), "reset_reference": True}
-  c.phase1 = phase(steps=150, learning_rate=3e-4)
-  c.phase2 = phase(steps=50, learning_rate=1e-4)
+  c.phase1 = phase(steps=100, learning_rate=3e-4)
+  c.phase2 = phase(steps=35, learning_rate=1e-4)
   if setting == "paper":
     c.phase1 = paper(c.phase1.to_dict(), count_end=False)
     c.phase2 = paper(c.phase2.to_dict(), count_end=True)
