@@ -1,8 +1,14 @@
 """The shapes of Liquid 7B (arXiv:2412.04332) under SWIRL, to be compiled without a TPU or any data.
 
-`--config=configs/liquid_7b_shape.py` is laid out for a v5p slice of 4x4x4,
-`--config=configs/liquid_7b_shape.py:v5e` for a v5e slice of 8x8; both are 64 chips. The world
-"lengths" is read by `benchmarks/compile_tpu.py` alone: it has a vocabulary and lengths and no data.
+| `--config=configs/liquid_7b_shape.py` | 64 chips | weights |
+|---|---|---|
+| | v5p 4x4x4 | separate, all parameters by Adam |
+| `:v5e` | v5e 8x8 | the same |
+| `:v5e_shared` | v5e 8x8 | one model for both parts, all parameters |
+| `:v5e_lora` | v5e 8x8 | separate adapters over one base |
+
+The world "lengths" is read by `benchmarks/compile_tpu.py` and `swirl_jax/memory.py` alone: it has a
+vocabulary and lengths and no data.
 """
 
 import ml_collections
@@ -13,12 +19,16 @@ CHIPS = {
   "v5p": {"mesh": {"fsdp": 16, "tensor": 4, "rollout_gather": True}, "micro_batch": 0},
   "v5e": {"mesh": {"fsdp": 4, "tensor": 16, "rollout_gather": True}, "micro_batch": 4},
 }
+NAMES = ("v5p", "v5e", "v5e_shared", "v5e_lora")
 
 
-def get_config(chip="v5p"):
+def get_config(name="v5p"):
+  if name not in NAMES:
+    raise ValueError(f"shape {name!r}: allowed are {', '.join(NAMES)}.")
+  chip, _, kind = name.partition("_")
   c = ml_collections.ConfigDict()
   c.seed = 0
-  c.weights = "separate"
+  c.weights = "shared" if kind == "shared" else "separate"
   # A state is 1,024 codes, sampled from `codes` alone; two markers behind them are scored. The
   # prompts' lengths are reached by literal tokens, where Liquid's have an instruction.
   c.world = {
@@ -44,6 +54,7 @@ def get_config(chip="v5p"):
     "remat": "full",
     "dtype": "bfloat16",
     "logprob_chunk": 16_384,
+    "lora_rank": 16 if kind == "lora" else 0,
   }
   c.pretrain = sft(steps=0)
   c.warmup_fwm = sft(steps=1000)

@@ -286,8 +286,17 @@ def legend(entries: Sequence[tuple[str, str, bool]]) -> str:
   return f'<div class="legend">{"".join(chips)}</div>'
 
 
-def png_uri(picture: np.ndarray) -> str:
-  """uint8 [H, W, 3] as a PNG in a data URI. (PNG: ISO/IEC 15948.)"""
+def png_uri(picture: np.ndarray, *, most: int = 256) -> str:
+  """uint8 [H, W, 3] as a PNG in a data URI. (PNG: ISO/IEC 15948.) A side of more than `most` pixels
+  becomes smaller by a whole factor, for the page's size: means of squares.
+  """
+  factor = -(-max(picture.shape[:2]) // most)
+  if factor > 1:
+    pad = [(0, -n % factor) for n in picture.shape[:2]]
+    whole = np.pad(picture, (*pad, (0, 0)), mode="edge")
+    h, w = (n // factor for n in whole.shape[:2])
+    squares = whole.reshape(h, factor, w, factor, 3)
+    picture = np.rint(squares.mean((1, 3))).astype(np.uint8)
   height, width, _ = picture.shape
   rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with its filter, 0: none
   rows[:, 1:] = picture.reshape(height, -1)

@@ -14,9 +14,10 @@ from absl import app, flags, logging
 
 from swirl_jax import prompts, trained
 from swirl_jax.data import fast_tokenizers
-from swirl_jax.data.fast_tokenizers import FastTokenizer
-from swirl_jax.models import hf_export, variants
+from swirl_jax.models import hf_export, huggingface, variants
+from swirl_jax.models.safetensors_files import Tensor
 from swirl_jax.models.transformer import TransformerConfig
+from swirl_jax.settings import Settings
 
 MODELS = {"fwm": "y", "idm": "z"}
 
@@ -32,16 +33,18 @@ def family(config: TransformerConfig) -> str:
   return "gemma" if config.scale_embedding else "llama"
 
 
-def prompt_text(template: prompts.Template, tokenizer: FastTokenizer) -> str:
-  """'<bos> <fwm> {z} <sep> {x} <sep> → {y} <eos>'."""
+def prompt_text(template: prompts.Template, tokenizer) -> str:
+  """'<bos> <fwm> {z} <sep> {x} <sep> → {y} <eos>'; of a choice all options, '(a | b)'."""
 
   def text(piece) -> str:
     if isinstance(piece, str):
       return f"{{{piece}}}"
+    if isinstance(piece, prompts.Choice):
+      return f"({' | '.join(map(text, piece.options))})"
     return " ".join(tokenizer.tokenizer.convert_ids_to_tokens(list(piece)))
 
   *prompt, target, end = map(text, (*template.prompt, template.target, template.end))
-  return f"{' '.join(prompt)} → {target} {end}"
+  return f"{' '.join(p for p in prompt if p)} → {target} {end}"
 
 
 def export(
@@ -53,17 +56,21 @@ def export(
     hf_export.refuse_full(folder, overwrite=overwrite)
   with trained.open_run(workdir) as run:
     tokenizer = run.world.tokenizer
-    if not isinstance(tokenizer, FastTokenizer):
+    if not hasattr(tokenizer, "save_pretrained"):
       tokenizer = fast_tokenizers.from_own(tokenizer)
+    described, rest = description(run.settings, run.players.fwm.config, tokenizer)
     for name, field in MODELS.items():
       role, model = run.players.of(field), run.names[field]
       hf_export.save(
         folders[name],
         run.models(model)[model],
         role.config,
-        hf_config(role.config, tokenizer),
+        described,
         tokenizer=tokenizer,
-        card=card(name, run.settings.world["name"], prompt_text(role.template, tokenizer)),
+        rest=rest,
+        card=card(
+          name, run.settings.world["name"], prompt_text(role.template, tokenizer), run.world.codes
+        ),
         dtype=dtype,
         shard_bytes=shard_bytes,
         overwrite=overwrite,
@@ -71,18 +78,32 @@ def export(
   return list(folders.values())
 
 
-def hf_config(config: TransformerConfig, tokenizer: FastTokenizer) -> dict[str, Any]:
+def description(
+  settings: Settings, config: TransformerConfig, tokenizer
+) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
+  """config.json, and the tensors that are taken along as they are: both of the checkpoint that the
+  run began with; a run's own transformer is described as one of `family`.
+  """
   ids = {f"{name}_token_id": getattr(tokenizer, name) for name in ("bos", "eos", "pad")}
-  return variants.to_hf(config, family(config)) | ids
+  if not settings.pretrained:
+    return variants.to_hf(config, family(config)) | ids, ()
+  source = huggingface.resolve(settings.pretrained)
+  return huggingface.read_config(source) | ids, huggingface.rest(source)
 
 
-def card(name: str, world: str, prompt: str) -> str:
+def card(name: str, world: str, prompt: str, codes: tuple[int, int] | None) -> str:
   kind = {"fwm": "forward world model", "idm": "inverse dynamics model"}[name]
+  states = ""
+  if codes is not None:
+    states = (
+      f"States are pictures: the codes of an image tokenizer, row by row, as the ids {codes[0]} to "
+      f"{codes[1] - 1}.\n"
+    )
   return (
     f"# {name.upper()} of {world}\n\nThe {kind} of a SWIRL run (arXiv:2602.06130), in the world "
     f"`{world}`.\n\nTrained on, and to be prompted with, the tokens\n\n    {prompt}\n\nwhere x is "
     "the state before, y the state after and z the action. The tokenizer adds none of them: put "
-    "the special tokens into the text.\n"
+    f"the special tokens into the text.\n{states}"
   )
 
 

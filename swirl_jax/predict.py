@@ -4,18 +4,21 @@ states.
     python -m swirl_jax.predict --workdir=runs/minigrid --x="..." --z="pick up the red key" --n=4
     python -m swirl_jax.predict --workdir=runs/minigrid --x="..." --y="..."
 
-With `--verify` the FWM's samples are ranked by the IDM: the paper's test-time verification.
+With `--verify` the FWM's samples are ranked by the IDM: the paper's test-time verification. Where
+states are pictures (docs/images.md), `--x` and `--y` are picture files or codes, and `--out` is the
+folder that predicted ones are written into.
 """
 
 import functools
+import pathlib
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import app, flags, logging
 
-from swirl_jax import programs, rewards, rng, trained
-from swirl_jax.data import pipeline
+from swirl_jax import programs, rewards, rng, start, trained
+from swirl_jax.data import image_codes, images, pipeline
 from swirl_jax.types import Segment, Transition
 
 
@@ -34,9 +37,36 @@ class Predictor:
     with trained.open_run(workdir) as run:
       self.world, self.players, self.mesh, self.names = run.world, run.players, run.mesh, run.names
       self.models = run.models(*run.names.values())
+      self._codec = functools.partial(
+        start.codec_of_world, run.settings.world, start.data_dir(run.settings, workdir), None
+      )
     self.lengths = pipeline.Lengths(
       self.world.state_len, self.world.state_len, self.world.action_len
     )
+
+  def state(self, given: str) -> str:
+    """A state as the world's text: as given, or the codes of the picture file that it names."""
+    if self.world.codes is None or all(map(image_codes.is_code, given.split())):
+      return given
+    codec = self._codec()
+    if codec is None:
+      raise ValueError(f"{given!r} is a picture, but the run's config.world.vq names no VQ model.")
+    blank = image_codes.codes_text(np.zeros(self.world.state_len, int))
+    height, width, _ = self.draw([blank])[0].shape
+    picture = images.open_image(given, name=given)
+    if picture.size == (width, height):
+      pixels = np.asarray(picture)
+    elif width == height:
+      pixels = images.prepare(picture, width)
+    else:
+      raise ValueError(f"{given!r} has {picture.size} pixels; this world's: {(width, height)}.")
+    return image_codes.codes_text(codec.encode(pixels[None])[0])
+
+  def draw(self, states: list[str]) -> np.ndarray:
+    """States of a world of pictures, decoded: uint8 [N, H, W, 3]."""
+    if self.world.pictures is None:
+      raise ValueError("this run's world has no pictures, or no VQ model that draws them.")
+    return self.world.pictures(states)
 
   def next_states(
     self,
@@ -88,12 +118,25 @@ class Predictor:
     fields = {name: None for name in Transition._fields}
     for name, text in texts.items():
       ids, length = self.world.tokenizer.encode(text), getattr(self.lengths, name)
-      if not 0 < len(ids) <= length:
-        raise ValueError(f"--{name} has {len(ids)} tokens: allowed is 1 to {length}.")
+      least = length if self.world.codes and name != "z" else 1
+      if not least <= len(ids) <= length:
+        raise ValueError(f"--{name} has {len(ids)} tokens: allowed is {least} to {length}.")
       tokens = np.zeros((1, length), np.int32)
       tokens[0, : len(ids)] = ids
       fields[name] = Segment(tokens, np.arange(length)[None] < len(ids))
     return Transition(**fields)
+
+
+def write_pictures(pictures: np.ndarray, folder: str) -> list[pathlib.Path]:
+  """uint8 [N, H, W, 3] as PNG files, prediction-1.png and so on; the folder is made."""
+  from PIL import Image
+
+  out = pathlib.Path(folder)
+  out.mkdir(parents=True, exist_ok=True)
+  paths = [out / f"prediction-{i + 1}.png" for i in range(len(pictures))]
+  for path, picture in zip(paths, pictures, strict=True):
+    Image.fromarray(picture).save(path)
+  return paths
 
 
 def main(argv):
@@ -102,27 +145,35 @@ def main(argv):
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   if (given.y is None) == (given.z is None):
     raise app.UsageError("give either --z (to predict the next state) or --y (to name the action)")
-  if given.verify and given.z is None:
-    raise app.UsageError("--verify ranks next states: give --z")
+  for name in ("verify", "out"):
+    if given[name].value and given.z is None:
+      raise app.UsageError(f"--{name} is for next states: give --z")
   logging.set_verbosity(logging.WARNING)
   try:
     predictor = Predictor(given.workdir)
     draw = {"n": given.n, "temperature": given.temperature, "seed": given.seed}
+    if given.out and predictor.world.pictures is None:
+      raise ValueError("--out: this run's world has no pictures, or no VQ model that draws them.")
+    x = predictor.state(given.x)
     if given.z is not None:
-      answers = predictor.next_states(given.x, given.z, verify=given.verify, **draw)
+      answers = predictor.next_states(x, given.z, verify=given.verify, **draw)
     else:
-      answers = predictor.actions(given.x, given.y, **draw)
+      answers = predictor.actions(x, predictor.state(given.y), **draw)
+    shown = [answer.text for answer in answers]
+    if given.out:
+      shown = write_pictures(predictor.draw(shown), given.out)
   except ValueError as error:
     raise app.UsageError(str(error)) from None
-  for answer in answers:
+  for answer, text in zip(answers, shown, strict=True):
     verified = "" if answer.verified is None else f"  IDM {answer.verified:8.3f}"
-    print(f"{answer.logp:9.3f}{verified}  {answer.text}")
+    print(f"{answer.logp:9.3f}{verified}  {text}")
 
 
 if __name__ == "__main__":
   flags.DEFINE_string("workdir", None, "The folder of a run.")
-  flags.DEFINE_string("x", None, "The state before, as text.")
+  flags.DEFINE_string("x", None, "The state before: text, or a picture's file.")
   flags.DEFINE_string("y", None, "The state after: asks for the action.")
+  flags.DEFINE_string("out", None, "The folder that predicted pictures are written into.")
   flags.DEFINE_string("z", None, "The action: asks for the state after.")
   flags.DEFINE_integer("n", 1, "Samples; 1 is the most likely tokens.", lower_bound=1)
   flags.DEFINE_float("temperature", 1.0, "Of the samples, if n > 1.")

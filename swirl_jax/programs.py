@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swirl_jax import phases, prompts, roles, sampling, sft, sharding
+from swirl_jax import image_prompts, phases, prompts, roles, sampling, sft, sharding
 from swirl_jax.models import lora, transformer
 from swirl_jax.optimizer import Schedule
 from swirl_jax.plan import Stage
@@ -50,12 +50,11 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
   Raises ValueError where the model can't be, or its context is shorter than the longest prompt and
   completion.
   """
-  if settings.prompts == "chat":
-    templates = tuple(prompts.chat_template(tokenizer, field) for field in "yz")
-  else:
-    templates = prompts.fwm_template(tokenizer), prompts.idm_template(tokenizer)
-  literals = max(sum(len(p) for p in t.prompt if not isinstance(p, str)) for t in templates)
-  needed = literals + 2 * lengths.state + lengths.action + 1
+  templates = tuple(template_of(settings.prompts, tokenizer, field) for field in "yz")
+  literals = max(
+    sum(len(p) for p in t.prompt if not isinstance(p, str)) + len(t.end) for t in templates
+  )
+  needed = literals + 2 * lengths.state + lengths.action
   if settings.turns > 1:
     link = sum(len(p) for p in prompts.continuation(templates[0]) if not isinstance(p, str))
     turn = link + lengths.action + lengths.state + len(templates[0].end)
@@ -81,6 +80,23 @@ def make_roles(settings: Settings, tokenizer, lengths: Lengths) -> Roles:
     text = tuple(ids for ids in others if ids[0] < ids[1])
     drawn = (lengths.state, None, (lengths.codes,)), (action, ends[1], text)
   return Roles(*(role(template, *how) for template, how in zip(templates, drawn, strict=True)))
+
+
+def template_of(name: str, tokenizer, target: str) -> prompts.Template:
+  """The template called `name` (`settings.PROMPTS`) of a role, "y" or "z". Raises ValueError for a
+  tokenizer that can't fill it.
+  """
+  if name in image_prompts.LAYOUTS:
+    return image_prompts.image_template(tokenizer, target, name)
+  if name == "chat":
+    return prompts.chat_template(tokenizer, target)
+  if not hasattr(tokenizer, "sep"):
+    raise ValueError(
+      f"prompts = {name!r}: the tokenizer of an image model has none of our markers; allowed are "
+      f"{', '.join(image_prompts.LAYOUTS)}."
+    )
+  make = prompts.fwm_template if target == "y" else prompts.idm_template
+  return make(tokenizer)
 
 
 def sampler(role: roles.TransformerRole, **decoding) -> roles.TransformerRole:

@@ -12,18 +12,50 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from swirl_jax.types import Rollout, Segment, Transition
 
 FIELDS = Transition._fields
-Pieces = tuple[str | tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """A piece of a prompt that is one of several literals, paraphrases of one instruction.
+
+  Which one is a function of the row's x alone: that at (Σ of x's token ids) mod n. So the sampler,
+  the update, the reference and the reward read the same words, with no key and no state. The others
+  are padding up to the longest.
+  """
+
+  options: tuple[tuple[int, ...], ...]
+
+  def __post_init__(self):
+    if not self.options or not all(self.options):
+      raise ValueError(f"choice: one option at least, and none empty; found {self.options}")
+
+  def __len__(self) -> int:
+    return max(map(len, self.options))
+
+  def of(self, x: Segment) -> Segment:
+    """x [B, S] → the option of each row, [B, len(self)]."""
+    shape = (len(self.options), len(self))
+    tokens, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    for i, ids in enumerate(self.options):
+      tokens[i, : len(ids)], mask[i, : len(ids)] = ids, True
+    content = jnp.where(x.mask, x.tokens, 0).astype(jnp.uint32).sum(-1, dtype=jnp.uint32)
+    drawn = content % np.uint32(len(self.options))
+    return Segment(jnp.asarray(tokens)[drawn], jnp.asarray(mask)[drawn])
+
+
+Pieces = tuple[str | tuple[int, ...] | Choice, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """A prompt's pieces, in order: tuples of token ids, or the name of a field of the transition;
-  then the field to complete and the markers that end it. begin: what may stand at the beginning of
-  a row alone, so that no further turn repeats it.
+  """A prompt's pieces, in order: tuples of token ids, choices of these, or the name of a field of
+  the transition; then the field to complete and the markers that end it. begin: what may stand at
+  the beginning of a row alone, so that no further turn repeats it.
 
   unconditional: the pieces of the prompt that guidance leads away from; None: those of `prompt`,
   the fields other than x empty. The FWM's then asks for y given x alone.
@@ -41,7 +73,7 @@ class Template:
       if isinstance(piece, str) and piece not in FIELDS:
         raise ValueError(f"template: unknown field {piece!r}; allowed: {', '.join(FIELDS)}")
     for pieces in both:
-      if len(pieces) < 2 or any(isinstance(pieces[i], str) for i in (0, -1)):
+      if len(pieces) < 2 or any(isinstance(pieces[i], str | Choice) for i in (0, -1)):
         raise ValueError(
           f"template: a prompt must begin and end with literal tokens; found {pieces}"
         )
@@ -149,6 +181,8 @@ def _pieces(pieces: Pieces, transition: Transition, lead: tuple[int, ...]) -> li
         raise ValueError(f"template: the prompt needs field {piece!r}, but the transition has none")
       lead = segment.tokens.shape[:-1] if len(segment.tokens.shape[:-1]) > len(lead) else lead
       out.append(segment)
+    elif isinstance(piece, Choice):
+      out.append(piece.of(transition.x))
     else:
       out.append(_literal(piece, lead))
   return out

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from swirl_jax import phases
+from swirl_jax import image_prompts, phases
 from swirl_jax.data import transitions
 from swirl_jax.models import huggingface, variants
 from swirl_jax.models.transformer import TransformerConfig
@@ -18,7 +18,7 @@ from swirl_jax.optimizer import AdamW
 from swirl_jax.typed import build, convert
 
 WEIGHTS = ("separate", "shared")
-PROMPTS = ("plain", "chat")
+PROMPTS = ("plain", "chat", *image_prompts.LAYOUTS)
 COMPILE = ("optimized", "quick")
 PHASES = ("phase1", "phase2")
 MODELS = ("fwm", "idm")
@@ -299,7 +299,8 @@ class Settings:
 
   pretrained: a Hugging Face checkpoint that the models start from, a folder or owner/name; it
   decides architecture and tokenizer, and `model` holds how to execute it and adapters alone.
-  prompts: "plain" has markers between the fields, "chat" the tokenizer's chat template.
+  prompts: "plain" has markers between the fields, "chat" the tokenizer's chat template; "liquid"
+  and "chameleon" are the layouts of image models (`image_prompts`).
 
   compile: "quick" leaves LLVM's optimisations out on CPU, for runs of seconds (`process`).
 

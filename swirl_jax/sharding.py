@@ -17,6 +17,7 @@ AXES = ("data", "fsdp", "tensor")
 HOST = "pinned_host"  # the kind of host memory from which devices copy
 BATCH = ("data", "fsdp")  # the mesh axes over which a batch is split
 ANY = PartitionSpec.UNCONSTRAINED  # for `constrain`: a dimension that XLA lays out
+NO_MESH = Mesh(np.empty((), object), ())  # to be set where a program is one device's alone
 
 # Layer parameters carry a leading axis L (never split). Vocabulary, heads and feed-forward go to
 # `tensor`, the width to `fsdp`.

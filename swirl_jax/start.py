@@ -1,6 +1,7 @@
 """What a run's models start from: fresh parameters, or the checkpoint of a language model."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -10,12 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from swirl_jax import codecs, programs, rng, sharding
-from swirl_jax.data import builders, fast_tokenizers
+from swirl_jax import codecs, programs, rng, sharding, vq_run
+from swirl_jax.data import builders, fast_tokenizers, image_tokenizers
+from swirl_jax.data.builders import text_world
 from swirl_jax.data.codec import Codec
+from swirl_jax.data.whole_files import locked
 from swirl_jax.models import huggingface, vocabulary
 from swirl_jax.models.transformer import TransformerConfig
-from swirl_jax.settings import Settings
+from swirl_jax.models.vq_training import VQTraining
+from swirl_jax.settings import DataSettings, Settings
+from swirl_jax.typed import build
 
 
 def data_dir(settings: Settings, folder: os.PathLike) -> str:
@@ -26,7 +31,8 @@ def data_dir(settings: Settings, folder: os.PathLike) -> str:
 def world_of(settings: Settings, folder: os.PathLike | None = None) -> builders.World:
   """The world of the run in a folder, read by the checkpoint's tokenizer where there is one.
 
-  Raises ValueError where the world comes from another file than that of the run.
+  Raises ValueError where the world comes from another file than that of the run, and where the
+  checkpoint is no model of this world's pictures.
   """
   own = {name: value for name, value in settings.world.items() if name != "name"}
   where = (settings.data.dir or None) if folder is None else data_dir(settings, folder)
@@ -41,21 +47,63 @@ def world_of(settings: Settings, folder: os.PathLike | None = None) -> builders.
       )
   if not settings.pretrained:
     return world
-  reader = fast_tokenizers.open_tokenizer(huggingface.resolve(settings.pretrained))
-  d = settings.data
+  checkpoint, d = huggingface.resolve(settings.pretrained), settings.data
+  if world.codes is not None:
+    return _of_images(world, checkpoint, d)
+  reader = fast_tokenizers.open_tokenizer(checkpoint)
   return dataclasses.replace(world, reader=reader, state_len=d.state_len, action_len=d.action_len)
+
+
+def _of_images(world: builders.World, checkpoint: pathlib.Path, d: DataSettings) -> builders.World:
+  """A world of pictures read by an image model's tokenizer: its codes have the model's ids."""
+  if d.state_len != world.state_len:
+    raise ValueError(
+      f"data.state_len = {d.state_len}: a picture of this world has {world.state_len} codes; "
+      "allowed is just that."
+    )
+  start, stop = world.codes
+  reader = image_tokenizers.open_tokenizer(
+    checkpoint, huggingface.read_config(checkpoint), codes=stop - start
+  )
+  return dataclasses.replace(world, reader=reader, codes=reader.codes, action_len=d.action_len)
 
 
 def codec_of_world(
   settings: Mapping[str, Any], data_dir: str | None, pictures: Callable[[], np.ndarray] | None
 ) -> Codec | None:
   """The tokenizer of a world of pictures (`builders.Codecs`): the VQ model in the folder
-  `settings["vq"]`, None where that is "". Raises ValueError for what is no such folder.
+  `settings["vq"]`; else one that is trained on the world's own pictures, as
+  `settings["vq_training"]` says, into the data folder, when it is first asked. None for a world
+  that has neither.
+
+  Raises ValueError for settings and folders that can't be.
   """
   folder = settings["vq"]
   if not isinstance(folder, str):
     raise ValueError(f"config.world.vq = {folder!r}: allowed is the folder of a VQ model, or ''.")
-  return codecs.open_codec(folder) if folder else None
+  if folder:
+    return codecs.open_codec(folder)
+  if pictures is None:
+    return None
+  training = build(VQTraining, settings["vq_training"], "config.world.vq_training")
+  digest = text_world.settings_digest(settings)
+  described = Codec(training.vq.codes, training.vq.factor, digest)
+  if data_dir is None:
+    return described
+  own = pathlib.Path(data_dir) / f"vq_{digest}"
+
+  @functools.cache
+  def opened() -> Codec:
+    with locked(own.with_suffix(".lock")):
+      if not (own / vq_run.MODEL).exists():
+        vq_run.train(training, pictures(), own)
+    return codecs.open_codec(own / vq_run.MODEL)
+
+  return dataclasses.replace(
+    described,
+    encode=lambda pixels: opened().encode(pixels),
+    decode=lambda codes: opened().decode(codes),
+  )
 
 
 def initial_params(

@@ -28,7 +28,7 @@ LINES = (
   (1, ("charts",)),
   (1, ("theory/exact", "theory/worlds", "theory/__init__")),
   (2, ("logprob", "sampling")),
-  (2, ("prompts",)),
+  (2, ("prompts", "image_prompts")),
   (3, ("roles", "rewards", "sft")),
   (4, ("phases",)),
   (4, ("evaluation/",)),
@@ -39,6 +39,7 @@ LINES = (
     (
       "settings",
       "codecs",
+      "vq_run",
       "plan",
       "programs",
       "inputs",
@@ -54,7 +55,7 @@ LINES = (
       "comparison_page",
     ),
   ),
-  (6, ("main", "predict", "export", "memory", "collect", "compare", "tokenize_images")),
+  (6, ("main", "predict", "export", "memory", "collect", "compare", "tokenize_images", "train_vq")),
 )
 TOP = 6  # every __main__
 

@@ -78,6 +78,23 @@ def test_shared_weights_pass_one_frozen_tree():
   assert found["reference"] == 0 < found["frozen"]
 
 
+def test_what_liquid_holds_on_a_v5e():
+  """One model for both parts idles less; adapters hold one copy of the weights and little else."""
+  held = {}
+  for name in liquid_7b_shape.NAMES:
+    found = from_config(liquid_7b_shape.get_config(name).to_dict())
+    assert (found.mesh.fsdp * found.mesh.tensor, found.phase1.group) == (64, 8)
+    mesh = mesh_of(1, found.mesh.fsdp, found.mesh.tensor)
+    held[name] = [memory.slot_bytes(found, kind, mesh) for kind in ("phase1", "phase2")]
+  for whole, shared, lora in zip(*(held[n] for n in liquid_7b_shape.NAMES[1:]), strict=True):
+    assert shared["policy"] == whole["policy"] and shared["reference"] == 0
+    assert shared["idle models"] < whole["idle models"]
+    assert lora["base"] == whole["frozen"]  # and as much again for all that belongs to adapters
+    assert sum(lora.values()) < 2 * lora["base"] < 0.2 * sum(whole.values())
+  with pytest.raises(ValueError, match="shape 'v4': allowed are v5p, v5e, v5e_shared, v5e_lora"):
+    liquid_7b_shape.get_config("v4")
+
+
 def test_frozen_trees_in_host_memory():
   on_device, offloaded = settings(), settings(mesh__offload_frozen=True)
   here, there = (memory.slot_bytes(s, "phase1", ONE) for s in (on_device, offloaded))

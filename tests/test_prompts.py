@@ -48,13 +48,13 @@ def test_the_prompt_that_guidance_leads_away_from():
   found = prompts.unconditional(FWM, BATCH)
   assert tiny.real(found, 0) == [T.bos, T.fwm, T.sep, 10, 11, 12, T.sep]
   assert tiny.real(prompts.unconditional(IDM, BATCH), 1) == [T.bos, T.idm, 13, T.sep, T.sep]
-  own = prompts.Template(FWM.prompt, "y", FWM.end, ((7,), (8, 9)))
+  own = prompts.Template(FWM.prompt, "y", FWM.end, unconditional=((7,), (8, 9)))
   found = prompts.unconditional(own, BATCH)
   assert [tiny.real(found, i) for i in range(2)] == [[7, 8, 9]] * 2
   expected = prompts.prompt(FWM, BATCH).tokens
   np.testing.assert_array_equal(prompts.prompt(own, BATCH).tokens, expected)
   with pytest.raises(ValueError, match="must begin and end with literal tokens"):
-    prompts.Template(FWM.prompt, "y", FWM.end, ("x", (8,)))
+    prompts.Template(FWM.prompt, "y", FWM.end, unconditional=("x", (8,)))
 
 
 def test_a_missing_field_is_an_error():
@@ -183,6 +183,59 @@ def test_per_sample():
   np.testing.assert_array_equal(found.tokens[:, 2], Z.tokens)
 
 
+CHOICE = prompts.Choice(((5,), (6, 7, 8), (9, 5)))
+
+
+def test_a_choice_is_a_function_of_x():
+  """The option at (Σ of x's token ids) mod 3: 33 → the first, 13 → the second, 5 → the third."""
+  x = field([10, 11, 12], [13], [2, 3], [5], [])
+  found = CHOICE.of(x)
+  assert found.tokens.shape == (5, 3) == found.mask.shape and len(CHOICE) == 3
+  assert [tiny.real(found, i) for i in range(5)] == [[5], [6, 7, 8], [9, 5], [9, 5], [5]]
+  unmasked = Segment(x.tokens + 7 * ~x.mask, x.mask)  # what stands in the padding doesn't count
+  np.testing.assert_array_equal(CHOICE.of(unmasked).tokens, found.tokens)
+  np.testing.assert_array_equal(jax.jit(CHOICE.of)(x).tokens, found.tokens)
+  wide = Segment(np.full((1, 20_000), 264_191, np.int32), np.ones((1, 20_000), bool))
+  assert tiny.real(CHOICE.of(wide), 0) == [[5], [6, 7, 8], [9, 5]][20_000 * 264_191 % 2**32 % 3]
+
+
+def test_a_template_with_a_choice_and_what_a_group_shares_of_it():
+  """Rows as made by hand; the choice belongs to the group's prompt, or is repeated behind a field
+  that differs by sample."""
+  template = prompts.Template(((1,), "x", (2, 3), CHOICE, (4,), "z", (2,)), "y", (3, 2))
+  expected = [
+    [1, 10, 11, 12, 2, 3, 5, 4, 30, 31, 2],
+    [1, 13, 2, 3, 6, 7, 8, 4, 32, 2],
+  ]
+  found = prompts.prompt(template, BATCH)
+  assert [tiny.real(found, i) for i in range(2)] == expected
+  rng = np.random.default_rng(0)
+  target, sampled = tiny.segment(rng, (2, 3), 5), tiny.segment(rng, (2, 3), 4)
+  parts = prompts.scored(template, BATCH, target)
+  assert parts.own is None and [tiny.real(parts.shared, b) for b in range(2)] == expected
+  parts = prompts.scored(template, BATCH._replace(z=sampled), target)
+  assert parts.shared.tokens.shape == (2, 1 + 4 + 2 + 3 + 1)  # up to z
+  for b in range(2):
+    z = [30, 31] if b == 0 else [32]
+    at = len(expected[b]) - len(z) - 1
+    for g in range(3):
+      assert rows(parts, b, g) == expected[b][:at] + tiny.real(sampled, b, g) + [2]
+
+  behind = prompts.Template(((1,), "x", (2,), "y", (3,), CHOICE, (4,)), "z", (2,))
+  parts = prompts.scored(behind, BATCH._replace(y=sampled), target)
+  assert parts.shared.tokens.shape == (2, 1 + 4 + 1)
+  for b, chosen in enumerate(([5], [6, 7, 8])):
+    for g in range(3):
+      expected = [1, *tiny.real(X, b), 2, *tiny.real(sampled, b, g), 3, *chosen, 4]
+      assert rows(parts, b, g) == expected
+
+
+def test_impossible_choices():
+  for options in ((), ((1,), ())):
+    with pytest.raises(ValueError, match="one option at least, and none empty"):
+      prompts.Choice(options)
+
+
 @pytest.mark.parametrize(
   "prompt, target, message",
   [
@@ -191,6 +244,7 @@ def test_per_sample():
     (("x", (3,)), "y", "must begin and end with literal tokens"),
     (((1,), "x"), "y", "must begin and end with literal tokens"),
     (((1,),), "y", "must begin and end with literal tokens"),
+    (((1,), "x", CHOICE), "y", "must begin and end with literal tokens"),
   ],
 )
 def test_impossible_templates(prompt, target, message):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from swirl_jax.data.image_codes import is_code
+from swirl_jax.data.image_codes import is_code, text_codes
 
 _LEAST = 96  # pixels that the shorter side of a drawn picture has at least
 _MARK = (255, 0, 255)
@@ -35,6 +35,23 @@ class Codec:
   digest: str = ""
   encode: Callable[[np.ndarray], np.ndarray] = _unknown
   decode: Callable[[np.ndarray], np.ndarray] = _unknown
+
+
+def decoder(codec: Codec, rows: int, columns: int) -> Callable[[Sequence[str]], np.ndarray]:
+  """`World.pictures` of such a world: N states → uint8 [N, height, width, 3], as they are decoded.
+  ValueError for a state that isn't `rows` × `columns` codes.
+  """
+
+  def pictures(states: Sequence[str]) -> np.ndarray:
+    codes = [text_codes(state) for state in states]
+    for state, found in zip(states, codes, strict=True):
+      if len(found) != rows * columns or found.max() >= codec.size:
+        raise ValueError(
+          f"the state {state!r}: allowed are {rows * columns} codes below {codec.size}."
+        )
+    return codec.decode(np.stack(codes).reshape(-1, rows, columns))
+
+  return pictures
 
 
 def renderer(codec: Codec, rows: int, columns: int) -> Callable[..., np.ndarray]:

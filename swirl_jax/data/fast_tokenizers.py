@@ -29,7 +29,7 @@ class FastTokenizer:
   """
 
   tokenizer: Any
-  ids: tuple[int, ...]  # of SPECIAL, in its order
+  ids: tuple[int, ...]  # of SPECIAL, or the first of them, in its order
   known: int
   added: tuple[int, ...]
 
@@ -135,9 +135,10 @@ class FastTokenizer:
       )
 
 
-def open_tokenizer(folder) -> FastTokenizer:
+def open_tokenizer(folder, special: Sequence[str] = SPECIAL) -> FastTokenizer:
   """The tokenizer in a checkpoint's folder: tokenizer.json as it stands, or else what
-  `transformers` converts. The folder itself is left as it is. ValueError where there is none.
+  `transformers` converts. The folder itself is left as it is. `special`: see `wrap`. ValueError
+  where there is none.
   """
   from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -148,12 +149,13 @@ def open_tokenizer(folder) -> FastTokenizer:
   except (OSError, ValueError, ImportError) as error:
     reason = str(error).strip().splitlines()[0]
     raise ValueError(f"tokenizer {str(folder)!r}: it could not be opened ({reason})") from error
-  return wrap(found)
+  return wrap(found, special)
 
 
-def wrap(tokenizer) -> FastTokenizer:
+def wrap(tokenizer, special: Sequence[str] = SPECIAL) -> FastTokenizer:
   """Adds what the tokenizer lacks of our special tokens, to it: its own padding, begin and end
-  tokens serve as <pad>, <bos>, <eos>; the others are looked up by their text.
+  tokens serve as <pad>, <bos>, <eos>; the others are looked up by their text. `special`: all of
+  SPECIAL, or the first three where the prompts need no others.
   """
   from transformers import AddedToken
 
@@ -161,8 +163,8 @@ def wrap(tokenizer) -> FastTokenizer:
     raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer (one with tokenizer.json)")
   vocabulary = tokenizer.get_vocab()
   known = max(vocabulary.values()) + 1
-  names = [getattr(tokenizer, name) for name in _NAMED] + [None] * (len(SPECIAL) - len(_NAMED))
-  texts = [s if own is None else str(own) for own, s in zip(names, SPECIAL, strict=True)]
+  names = [getattr(tokenizer, name) for name in _NAMED] + [None] * (len(special) - len(_NAMED))
+  texts = [s if own is None else str(own) for own, s in zip(names, special, strict=True)]
   new = [t for t in texts if t not in vocabulary]
   if new and len(vocabulary) != known:
     raise ValueError(

@@ -3,14 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from swirl_jax import charts
 from swirl_jax.data.transitions import Record
 from swirl_jax.evaluation.page import escape, html_table, number, section
 
-_SIDE = 256  # pixels; larger pictures are shown smaller, for the page's size
 _NOTE = "By PSNR. In the prediction, patches that differ from the truth are outlined."
 
 
@@ -23,8 +19,7 @@ def cases(
 
   def picture(state: str, truth: str) -> str:
     shown = world.render(state, world.differences(state, truth))
-    smaller = Image.fromarray(shown).reduce(-(-max(shown.shape[:2]) // _SIDE))
-    return f'<img width="240" alt="" src="{charts.png_uri(np.asarray(smaller))}">'
+    return f'<img width="240" alt="" src="{charts.png_uri(shown)}">'
 
   body = []
   for case, rows in drawn["cases"].items():

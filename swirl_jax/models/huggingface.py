@@ -64,8 +64,12 @@ def load(
   hf_config = read_config(folder)
   config = variants.from_hf(hf_config)
   params = load_params(folder, config, mesh, dtype=dtype)
-  rest = [t for name, t in safetensors_files.find(folder).items() if OTHERS.match(name)]
-  return Checkpoint(config, params, hf_config, folder, tuple(rest))
+  return Checkpoint(config, params, hf_config, folder, rest(folder))
+
+
+def rest(folder: Path) -> tuple[Tensor, ...]:
+  """The tensors of another model that a checkpoint's files hold too."""
+  return tuple(t for name, t in safetensors_files.find(folder).items() if OTHERS.match(name))
 
 
 def resolve(source: str | os.PathLike, *, revision: str | None = None) -> Path:
@@ -122,7 +126,8 @@ def load_params(
       raise ValueError(f"parameter {sharding.leaf_path(path)}: tensor_table has no row for it.")
     return _fill(shape.shape, layout, rows, tensors, config, DTYPES[dtype])
 
-  return jax.tree_util.tree_map_with_path(fill, shapes, layouts)
+  with jax.set_mesh(sharding.NO_MESH):  # each device's part is filled by itself
+    return jax.tree_util.tree_map_with_path(fill, shapes, layouts)
 
 
 def _check(tensors: dict[str, Tensor], rows: Sequence[Row], config: TransformerConfig, folder):

@@ -1,12 +1,12 @@
 """How a VQGAN is trained on pictures, small ones in minutes on a CPU: one pure step.
 
-  loss = |x̂ − x|² + |sg(z) − e|² + c |z − sg(e)|²   (arXiv:1711.00937, without the GAN's terms)
+  loss = |x̂ − x|² + |sg(z) − e|² + c |z − sg(e)|²   (arXiv:1711.00937; no GAN and no LPIPS terms)
 
-Adam, cosine schedule, float32. A code that no patch has had for `revive_every` steps moves to an
-encoder output of the batch, drawn in proportion to its squared distance from its code (as k-means++
-seeds, so that a rare kind of patch gets a code of its own); after half of the steps none moves any
-more. Where the model looks at squares one by one (`VQConfig.patch`), it is trained on the distinct
-squares of the pictures, whatever their share.
+Adam, cosine schedule, float32. A code that no latent vector has had for `revive_every` steps moves
+to one of the batch's, drawn in proportion to the squared distance from its code (as k-means++
+seeds, so that a rare kind of patch gets a code of its own); in the last quarter of the steps none
+moves any more. Where the model looks at squares one by one (`VQConfig.patch`), it is trained on the
+distinct squares of the pictures, whatever their share.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ OPTIMIZER = AdamW(b2=0.99, clip_norm=1.0)
 
 @dataclasses.dataclass(frozen=True)
 class VQTraining:
-  """vq: the model. steps: updates, of `batch` pictures (or squares); learning_rate: the peak,
-  after `warmup_steps` linear ones; commitment: c; revive_every: see above; seed: of parameters,
-  batches and revivals.
+  """vq: the model. steps: updates, each on `batch` pictures (or squares). learning_rate: the peak,
+  after `warmup_steps` linear ones. continuous: so many first steps, the decoder sees the encoder's
+  output as it is; commitment: c; revive_every: see above. seed: of parameters, batches, revivals.
   """
 
   vq: VQConfig
@@ -35,14 +35,15 @@ class VQTraining:
   batch: int
   learning_rate: float
   warmup_steps: int = 20
+  continuous: int = 0
   commitment: float = 0.25
   revive_every: int = 20
-  continuous: int = 0
   seed: int = 0
 
   def __post_init__(self):
-    for name, low in (("steps", 1), ("batch", 1), ("warmup_steps", 0), ("revive_every", 1),
-                      ("seed", 0)):  # fmt: skip
+    least = {"steps": 1, "batch": 1, "revive_every": 1}
+    least |= dict.fromkeys(("warmup_steps", "continuous", "seed"), 0)
+    for name, low in least.items():
       if getattr(self, name) < low:
         raise ValueError(f"{name} = {getattr(self, name)}: allowed is a whole number from {low}.")
     for name in ("learning_rate", "commitment"):
@@ -59,21 +60,15 @@ class State(NamedTuple):
   idle: jax.Array
 
 
-def to_float(pixels: Any) -> jax.Array:
-  """uint8 → float32 in [-1, 1]."""
-  return jnp.asarray(pixels, jnp.float32) / 127.5 - 1.0
-
-
-def to_uint8(pixels: jax.Array) -> jax.Array:
-  """float in [-1, 1] (clipped) → uint8, rounded: the inverse of `to_float`."""
-  return jnp.rint((pixels.clip(-1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
-
-
 def initial_state(settings: VQTraining) -> State:
   """Fresh parameters; all codes count as idle, so that the first step places them."""
-  params = vqgan.init_params(settings.vq, jax.random.key(settings.seed))
+  params = vqgan.init_params(settings.vq, _stream(settings, 0))
   idle = jnp.full((settings.vq.codes,), settings.revive_every, jnp.int32)
   return State(params, OPTIMIZER.init(params), jnp.int32(0), idle)
+
+
+def _stream(settings: VQTraining, number: int) -> jax.Array:
+  return jax.random.fold_in(jax.random.key(settings.seed), number)
 
 
 def examples(pictures: np.ndarray, config: VQConfig) -> np.ndarray:
@@ -101,14 +96,17 @@ def losses(
   return loss, (parts, codes, z, e)
 
 
-def step(state: State, data: jax.Array, *, settings: VQTraining) -> tuple[State, dict]:
-  """One update on a batch drawn from `data` uint8 [M, H, W, 3], a function of the seed and the
-  step. Metrics: loss and its parts, codes (that the batch used), perplexity (of their shares),
-  revived.
+def rows(state: State, count: int, settings: VQTraining) -> jax.Array:
+  """Which of `count` examples the next step's batch holds, a function of seed and step. [batch]"""
+  key = jax.random.fold_in(_stream(settings, 1), state.step)
+  return jax.random.randint(key, (settings.batch,), 0, count)
+
+
+def step(state: State, pixels: jax.Array, *, settings: VQTraining) -> tuple[State, dict]:
+  """One update on a batch of pixels, float32 [batch, H, W, 3] in [-1, 1].
+
+  Metrics: loss and its parts, codes (that the batch used), perplexity (of their shares), revived.
   """
-  key = jax.random.fold_in(jax.random.key(settings.seed + 1), state.step)
-  pick, revive = jax.random.split(key)
-  pixels = to_float(data[jax.random.randint(pick, (settings.batch,), 0, data.shape[0])])
   (loss, (parts, codes, z, e)), grads = jax.value_and_grad(losses, has_aux=True)(
     state.params, settings, pixels, jnp.float32(state.step >= settings.continuous)
   )
@@ -117,7 +115,8 @@ def step(state: State, data: jax.Array, *, settings: VQTraining) -> tuple[State,
   counts = jnp.bincount(codes.reshape(-1), length=settings.vq.codes)
   idle = jnp.where(counts > 0, 0, state.idle + 1)
   dead = (idle > settings.revive_every) & (4 * state.step < 3 * settings.steps)
-  book = revived(params["codebook"], dead, z, e, revive)
+  key = jax.random.fold_in(_stream(settings, 2), state.step)
+  book = revived(params["codebook"], dead, z, e, key)
   params, idle = {**params, "codebook": book}, jnp.where(dead, 0, idle)
   metrics = {"loss": loss, **parts, "codes": (counts > 0).sum(),
              "perplexity": perplexity(counts), "revived": dead.sum()}  # fmt: skip

@@ -142,25 +142,42 @@ def get(
   tokenizer of a world of pictures, one that has the setting `vq`. Raises ValueError for settings
   that it hasn't, and for values that can't be.
   """
+  if name in COLLECTED:
+    collected, module = importlib.import_module(_COLLECTED), COLLECTED[name]
+    settings = _whole(name, settings, collected.defaults(module))
+    return collected.world(name, module, settings, data_dir, workers=workers)
+  module = _module(name)
+  settings = _whole(name, settings, module.DEFAULTS)
+  if "vq" not in settings:
+    return module.world(settings, data_dir)
+  own = getattr(module, "pictures", None)
+  drawn = None if own is None else functools.partial(own, settings, data_dir)
+  codec = None if codecs is None else codecs(settings, data_dir, drawn)
+  return module.world(settings, data_dir, codec)
+
+
+def pictures(name: str, settings: Mapping[str, Any], data_dir: str) -> np.ndarray:
+  """What a tokenizer of the world is trained on, its data being made in `data_dir`. uint8 [N, H, W,
+  3]. Raises ValueError as `get` does, and for a world that draws none.
+  """
+  module = _module(name)
+  if not hasattr(module, "pictures"):
+    raise ValueError(f"the world {name!r} draws no pictures that a tokenizer could be trained on.")
+  return module.pictures(_whole(name, settings, module.DEFAULTS), data_dir)
+
+
+def _module(name: str) -> Any:
   names = sorted({*WORLDS, *COLLECTED})
   if name not in names:
     raise ValueError(f"unknown world {name!r}; the worlds are {', '.join(names)}")
-  if name in COLLECTED:
-    collected, module = importlib.import_module(_COLLECTED), COLLECTED[name]
-    defaults = collected.defaults(module)
-    make = functools.partial(collected.world, name, module, workers=workers)
-  else:
-    module = importlib.import_module(WORLDS[name])
-    defaults, make = module.DEFAULTS, module.world
-  settings = settings or {}
+  return importlib.import_module(WORLDS[name] if name in WORLDS else COLLECTED[name])
+
+
+def _whole(name: str, settings: Mapping[str, Any] | None, defaults: Mapping[str, Any]):
+  """The settings, those that are not given at their defaults."""
+  settings = {} if settings is None else settings
   for key in settings:
     if key not in defaults:
       allowed = ", ".join(defaults)
       raise ValueError(f"world {name!r} has no setting {key!r}; it has {allowed}")
-  settings = {**defaults, **settings}
-  if "vq" in defaults:
-    own = getattr(module, "pictures", None)
-    pictures = None if own is None else functools.partial(own, settings, data_dir)
-    codec = None if codecs is None else codecs(settings, data_dir, pictures)
-    make = functools.partial(make, codec=codec)
-  return make(settings, data_dir)
+  return {**defaults, **settings}
