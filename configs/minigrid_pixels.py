@@ -18,8 +18,9 @@ def get_config(setting="default"):
   c.world.vq = ""  # the folder of a tokenizer; empty: one is trained
   c.world.vq_training = vq_training()
   if setting == "test":
-    c.world.vq_training.update({"steps": 20, "continuous": 10, "batch": 8})
+    c.world.vq_training.update({"steps": 40, "continuous": 20, "batch": 16, "revive_every": 2})
     c.world.vq_training.vq.update({"ch": 8, "z_channels": 8, "embed_dim": 8})
+    c.data.idm_labels = 100
     c.evaluation.turns = 2
   else:
     c.evaluation.turns = 6

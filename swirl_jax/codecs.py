@@ -32,20 +32,21 @@ def open_codec(folder: str | os.PathLike, *, draws: bool = True) -> Codec:
 
 
 def codec_of(config: VQConfig, params: Callable[[], Any], *, digest: str = "") -> Codec:
-  """The codec of a model, one compiled program for each shape."""
-
-  @jax.jit
-  def encode(params, pictures):
-    return vqgan.encode(params, config, images.to_pixels(pictures))
-
-  @jax.jit
-  def decode(params, codes):
-    return images.to_uint8(vqgan.decode(params, config, codes))
-
+  """The codec of a model, one compiled program for each config and shape."""
   return Codec(
     size=config.codes,
     factor=config.factor,
     digest=digest,
-    encode=lambda pictures: np.asarray(encode(params(), pictures)),
-    decode=lambda codes: np.asarray(decode(params(), codes)),
+    encode=lambda pictures: np.asarray(_encode(params(), config, pictures)),
+    decode=lambda codes: np.asarray(_decode(params(), config, codes)),
   )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _encode(params, config, pictures):
+  return vqgan.encode(params, config, images.to_pixels(pictures))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _decode(params, config, codes):
+  return images.to_uint8(vqgan.decode(params, config, codes))

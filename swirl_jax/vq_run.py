@@ -26,6 +26,7 @@ from PIL import Image
 
 from swirl_jax import codecs, metrics
 from swirl_jax.data import codec_quality, images
+from swirl_jax.data.codec import in_batches
 from swirl_jax.files import check_config, write_json_atomic
 from swirl_jax.models import vq_training, vqgan_files
 from swirl_jax.models.vq_training import State, VQTraining
@@ -61,7 +62,7 @@ def train(settings: VQTraining, pictures: np.ndarray, folder: str | os.PathLike)
   codec = codecs.codec_of(settings.vq, lambda: params)
   quality = codec_quality.measure(codec, _spread(pictures, _MEASURED))
   shown = _spread(pictures, _SHOWN)
-  back = codec.decode(codec.encode(shown))
+  back = in_batches(codec.decode, in_batches(codec.encode, shown))
   Image.fromarray(codec_quality.sheet(list(zip(shown, back, strict=True)))).save(
     folder / "reconstructions.png"
   )

@@ -12,6 +12,7 @@ import numpy as np
 
 from swirl_jax.data.image_codes import is_code, text_codes
 
+BATCH = 100  # pictures of a small model
 _LEAST = 96  # pixels that the shorter side of a drawn picture has at least
 _MARK = (255, 0, 255)
 
@@ -35,6 +36,18 @@ class Codec:
   digest: str = ""
   encode: Callable[[np.ndarray], np.ndarray] = _unknown
   decode: Callable[[np.ndarray], np.ndarray] = _unknown
+
+
+def in_batches(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+  """`codec.encode` or `codec.decode` of many rows, `BATCH` at once: one shape, one program. What
+  the last batch lacks is filled up with its last row.
+  """
+  found = []
+  for first in range(0, len(rows), BATCH):
+    part = rows[first : first + BATCH]
+    filled = np.concatenate([part, part[-1:].repeat(BATCH - len(part), 0)])
+    found.append(function(filled)[: len(part)])
+  return np.concatenate(found)
 
 
 def decoder(codec: Codec, rows: int, columns: int) -> Callable[[Sequence[str]], np.ndarray]:

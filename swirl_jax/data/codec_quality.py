@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from swirl_jax.data.codec import Codec
+from swirl_jax.data.codec import Codec, in_batches
 
 MOST_KINDS = 4096  # of patches: more, and they aren't compared as kinds
 
 
-def measure(codec: Codec, pictures: np.ndarray, *, batch: int = 100) -> dict[str, Any]:
+def measure(codec: Codec, pictures: np.ndarray) -> dict[str, Any]:
   """Of pictures uint8 [N, H, W, 3] and what comes back of them:
 
   psnr (dB; None where every pixel is right) and exact, the share of pictures that come back bit for
@@ -20,12 +20,8 @@ def measure(codec: Codec, pictures: np.ndarray, *, batch: int = 100) -> dict[str
   of that share over the kinds; codes_per_kind and kinds_per_code, means, both 1 where code and kind
   are one.
   """
-  codes, back = [], []
-  for first in range(0, len(pictures), batch):
-    found = codec.encode(pictures[first : first + batch])
-    codes.append(found)
-    back.append(codec.decode(found))
-  codes, back = np.concatenate(codes), np.concatenate(back)
+  codes = in_batches(codec.encode, pictures)
+  back = in_batches(codec.decode, codes)
   error = np.square(back.astype(np.float64) - pictures).mean()
   shares = np.bincount(codes.reshape(-1)) / codes.size
   shares = shares[shares > 0]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from swirl_jax.data import codec_quality
+from swirl_jax.data import codec, codec_quality
 from swirl_jax.data.codec import Codec, renderer
 
 SIDE = 2  # pixels of a patch
@@ -59,10 +59,27 @@ def test_what_is_no_code_is_striped(state, striped, rows):
 
 def test_a_picture_is_decoded_once():
   calls = []
-  codec = Codec(8, SIDE, "", encode, lambda codes: calls.append(1) or decode(codes))
-  draw = renderer(codec, 1, 2)
+  counted = Codec(8, SIDE, "", encode, lambda codes: calls.append(1) or decode(codes))
+  draw = renderer(counted, 1, 2)
   draw("<1> <2>"), draw("<1> <2>", (0,)), draw("<1> <3>")
   assert len(calls) == 2
+
+
+def test_batches_have_one_shape(monkeypatch):
+  monkeypatch.setattr(codec, "BATCH", 2)
+  shapes = []
+  rows = np.arange(10).reshape(5, 2)
+  found = codec.in_batches(lambda a: shapes.append(a.shape) or -a, rows)
+  np.testing.assert_array_equal(found, -rows)
+  assert shapes == [(2, 2)] * 3
+
+
+def test_decoded_states_are_as_they_come():
+  drawn = codec.decoder(CODEC, 1, 2)(["<1> <2>", "<3> <0>"])
+  np.testing.assert_array_equal(drawn, decode(np.array([[[1, 2]], [[3, 0]]])))
+  for bad in ("<1>", "<1> <8>"):
+    with pytest.raises(ValueError, match="allowed are 2 codes below 8"):
+      codec.decoder(CODEC, 1, 2)([bad])
 
 
 def test_a_description_encodes_nothing():
@@ -72,7 +89,7 @@ def test_a_description_encodes_nothing():
 
 def test_quality_of_a_faithful_tokenizer():
   pictures = decode(np.array([[[0, 1], [2, 3]], [[0, 0], [0, 1]]]))
-  found = codec_quality.measure(CODEC, pictures, batch=1)
+  found = codec_quality.measure(CODEC, pictures)
   assert found.pop("perplexity") == pytest.approx(
     np.exp(-sum(s * np.log(s) for s in (4 / 8, 2 / 8, 1 / 8, 1 / 8)))
   )

@@ -23,7 +23,7 @@ from swirl_jax.data import transitions
 from swirl_jax.data.builders import World, minigrid
 from swirl_jax.data.builders.text_world import settings_digest
 from swirl_jax.data.builders.transition_builder import TransitionBuilder
-from swirl_jax.data.codec import Codec, decoder, renderer
+from swirl_jax.data.codec import BATCH, Codec, decoder, in_batches, renderer
 from swirl_jax.data.image_codes import codes_text
 from swirl_jax.data.pipeline import Split
 from swirl_jax.data.tokenizers import SPECIAL
@@ -31,7 +31,6 @@ from swirl_jax.data.transitions import Record
 
 TILE = 8  # pixels a side
 ROWS, COLUMNS = minigrid.WIDTH + 1, minigrid.WIDTH  # of tiles
-_BATCH = 500  # pictures that are encoded at once
 
 # The text world's, and of the tokenizer: `vq` is its folder; where that is "", one is trained on
 # the pictures of the training splits, as `vq_training` says (`models/vq_training.VQTraining`).
@@ -80,9 +79,9 @@ def encode(
   states = list(dict.fromkeys(s for rs in splits.values() for r in rs for s in (r.x, r.y)))
   codes: dict[str, str] = {}
   with tqdm(total=len(states), desc="encoding pictures", unit=" pictures") as bar:
-    for first in range(0, len(states), _BATCH):
-      part = states[first : first + _BATCH]
-      codes |= zip(part, map(codes_text, codec.encode(draw(part))), strict=True)
+    for first in range(0, len(states), BATCH):
+      part = states[first : first + BATCH]
+      codes |= zip(part, map(codes_text, in_batches(codec.encode, draw(part))), strict=True)
       bar.update(len(part))
   training = [r for name in transitions.TRAIN_SPLITS for r in splits[name]]
   met = {codes[s] for r in training for s in (r.x, r.y)}
