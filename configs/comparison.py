@@ -10,10 +10,10 @@ groups and numbers of updates, and how they are tuned. Three seeds are a pilot; 
 
 import ml_collections
 
-from configs import minigrid
+from configs import minigrid, minigrid_pixels
 from configs import test as test_config
 
-WORLDS = {"minigrid": minigrid, "test": test_config}
+WORLDS = {"minigrid": minigrid, "minigrid_pixels": minigrid_pixels, "test": test_config}
 CURVE = 5  # points of a curve of scores by samples
 
 
@@ -21,7 +21,7 @@ def get_config(world="minigrid"):
   if world not in WORLDS:
     raise ValueError(f"configs/comparison.py:{world}: allowed are {', '.join(WORLDS)}.")
   run = WORLDS[world].get_config().to_dict()
-  if world == "minigrid":
+  if world != "test":
     run["phase1"]["steps"], run["phase2"]["steps"] = 50, 15
     run["evaluation"] |= {"test": 600, "heldout": 300, "turns": 3, "chains": 20, "gallery": 4}
   run["rivals"] = rivals(run)
