@@ -36,7 +36,8 @@ def write(workdir, world) -> str:
     marks = () if truth is None else world.differences(state, truth)
     if world.render is None:
       return _text(world.cells(state), marks)
-    return f'<img alt="{escape(state)}" src="{picture(state, marks)}">'
+    words = "" if world.codes else escape(state)  # codes tell nobody anything
+    return f'<img alt="{words}" src="{picture(state, marks)}">'
 
   path = pathlib.Path(workdir) / "report.html"
   scratch = path.with_suffix(".html.tmp")
@@ -234,8 +235,8 @@ def _figure(image: str, caption: str) -> str:
 
 def _gallery(run: RunFolder, draw) -> str:
   note = (
-    "Test transitions: a state, the action in words, what the FWM predicts, what happened. Words "
-    "that differ from the truth are outlined."
+    "Test transitions: a state, the action in words, what the FWM predicts, what happened. "
+    "What differs from the truth is outlined."
   )
   groups: dict[tuple, dict[str, str]] = {}
   for s in run.samples.get("gallery", ()):
@@ -262,8 +263,8 @@ def _gallery(run: RunFolder, draw) -> str:
 def _turns(run: RunFolder, draw) -> str:
   note = (
     "The FWM goes on from its own predictions, under the true actions. Exact match asks for the "
-    "whole state; “words” is the share of right words, beside what repeating the first state would "
-    "reach."
+    "whole state; “parts” are the words of a state, or the patches of a picture: the share of "
+    "right ones, beside what repeating the first state would reach."
   )
   exact, words, titles, colors = [], [], findings.titles(run), colors_of(run)
   for row in findings.rows(run, model="multi_turn"):
@@ -280,7 +281,7 @@ def _turns(run: RunFolder, draw) -> str:
   names = [str(t + 1) for t in range(max((len(x.x) for x in exact), default=0))]
   shape = {"names": names, "x_label": "turn", "y_range": (0.0, 1.0)}
   drawn = [chart("Exact match by turn", exact, **shape),
-           chart("Right words by turn", [*words, kept] if words else [], **shape)]  # fmt: skip
+           chart("Right parts by turn", [*words, kept] if words else [], **shape)]  # fmt: skip
   films = [_film(chain, draw) for chain in run.samples.get("chains", ())[: SHOWN["chains"]]]
   return section("Several turns", note, grid("two", drawn), *films)
 

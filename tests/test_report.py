@@ -21,6 +21,8 @@ EPISODES = 60
 class World:
   """States are words of a few colours; a picture has a square for each, white where marked."""
 
+  codes = None
+
   @staticmethod
   def render(state, marks=()):
     picture = np.zeros((8, 8 * max(1, len(state.split())), 3), np.uint8)
@@ -218,6 +220,15 @@ def test_differences_are_marked(tmp_path):
   assert charts.png_uri(world.render("a b d", ())) in text
 
 
+def test_codes_are_no_words_for_a_picture(tmp_path):
+  class Codes(World):
+    codes = (6, 9)
+
+  _, text = page(fabricate(tmp_path, pairs=PAIRS), Codes)
+  _, spelt = page(fabricate(tmp_path, pairs=PAIRS), World)
+  assert 'alt=""' in text and text == re.sub('alt="[^"]*"', 'alt=""', spelt)
+
+
 def test_without_pictures_the_words_are_shown(tmp_path):
   pairs = [("a b c", "go", "a b <d>"), ("b b", "stop", "c c c"), *PAIRS[:4]]
   _, text = page(fabricate(tmp_path, pairs=pairs), Words)
@@ -354,3 +365,12 @@ def test_png_holds_the_picture():
   assert struct.unpack(">II", chunks[b"IHDR"][:8]) == (7, 5)
   rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(5, 22)
   assert (rows[:, 0] == 0).all() and (rows[:, 1:].reshape(5, 7, 3) == picture).all()
+
+
+def test_a_large_picture_becomes_smaller_by_a_whole_factor():
+  tones = np.arange(2 * 3 * 3).reshape(2, 3, 3).astype(np.uint8)
+  large = (2 * tones).repeat(2, 0).repeat(2, 1)
+  large[::2, ::2] += 4  # one of four pixels: a mean of one more
+  assert charts.png_uri(large, most=3) == charts.png_uri(2 * tones + 1, most=3)
+  assert charts.png_uri(large[:, :5], most=3) != charts.png_uri(large, most=6)
+  assert charts.png_uri(tones, most=3) == charts.png_uri(tones)

@@ -55,7 +55,7 @@ def test_a_picture_is_the_room_and_what_is_carried():
   assert picture.shape == (40, 32, 3) and picture.dtype == np.uint8
   tiles = picture.reshape(5, 8, 4, 8, 3).swapaxes(1, 2)
   kinds = [["agent_up", "red_key", "empty", "empty"], *[["empty"] * 4] * 3,
-           ["blue_ball", "empty", "empty", "empty"]]  # fmt: skip
+           ["blue_ball", "wall", "wall", "wall"]]  # fmt: skip
   for row, column in itertools.product(range(5), range(4)):
     assert np.array_equal(tiles[row, column], minigrid.tile(kinds[row][column], 8))
 

@@ -1,10 +1,10 @@
 """MiniGrid as pictures: the episodes of the world `minigrid`, each state drawn by MiniGrid's tiles.
 
-A picture is the inner 4 × 4 room and below it a row whose first tile is what is carried: 5 × 4
-tiles of 8 × 8 pixels, uint8 [40, 32, 3]. A tokenizer turns it into codes, and records hold those as
-text (`image_codes.py`). Episodes, splits, phrases and the level that is held out are those of the
-text world, whose data is made first, in the same folder; so an evaluation transition whose state
-training has met is dropped by the state itself. Where the tokenizer gives one code grid to
+A picture is the inner 4 × 4 room and below it a row of wall whose first tile is what is carried: 5
+× 4 tiles of 8 × 8 pixels, uint8 [40, 32, 3]. A tokenizer turns it into codes, and records hold
+those as text (`image_codes.py`). Episodes, splits, phrases and the level that is held out are those
+of the text world, whose data is made first, in the same folder; so an evaluation transition whose
+state training has met is dropped by the state itself. Where the tokenizer gives one code grid to
 different states, more is lost, and counted: transitions whose x and y have the same codes, and
 evaluation transitions whose codes training has met.
 """
@@ -39,9 +39,9 @@ DEFAULTS = {**minigrid.DEFAULTS, "vq": "", "vq_training": {}}
 
 def draw(states: Sequence[str]) -> np.ndarray:
   """States of the text world as pictures. uint8 [N, 40, 32, 3]"""
-  tiles = np.stack([tile for _, tile in _tiles().items()])  # [kinds, 8, 8, 3]
+  tiles = np.stack(list(_tiles().values()))  # [kinds, 8, 8, 3]
   index = {word: i for i, word in enumerate(_tiles())}
-  kinds = np.full((len(states), ROWS * COLUMNS), index["empty"])
+  kinds = np.full((len(states), ROWS * COLUMNS), index["wall"])
   for kind, state in zip(kinds, states, strict=True):
     *cells, carried = state.split()
     carried = carried.removeprefix("carrying_").replace("nothing", "empty")
@@ -104,7 +104,7 @@ def encode(
 class MinigridPixels(TransitionBuilder):
   """Transitions of MiniGrid pictures as codes; `info.metadata` holds the counts by split."""
 
-  VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same settings give other records
+  VERSION = tfds.core.Version("1.1.0")  # raise it whenever the same settings give other records
 
   def _split_generators(self, dl_manager):
     rooms = _rooms(self.settings, self.text_dir)
