@@ -164,7 +164,7 @@ def test_bad_settings_are_named(settings, message):
 
 
 def test_unknown_world():
-  with pytest.raises(ValueError, match="unknown world 'atari'; the worlds are jsonl, minigrid"):
+  with pytest.raises(ValueError, match="unknown world 'atari'; the worlds are images, jsonl, mini"):
     builders.get("atari")
 
 

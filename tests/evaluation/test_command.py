@@ -126,8 +126,9 @@ def test_a_world_of_images(tmp_path, monkeypatch):
   assert 0 < drawn["fwm"]["psnr"]["value"] <= 60 and set(drawn["verification"]) == {"1", "2"}
   assert len(drawn["turns"]["psnr"]) == 2 and found["candidates"]["states"]["all"]["count"] == 1
   assert "PSNR, dB" in printed and result["extras"]["candidates"].endswith("asked.jsonl")
-  predictions = judge.read_predictions(run / "evaluation-test-fwm.jsonl")
-  assert all(len(image_world.pictures([p.prediction])) == 1 for p in predictions)
+  items = judge.read_predictions(run / "evaluation-test-fwm.jsonl", TEMPLATES["aurora"])
+  assert len(items) == found["counts"]["transitions"]
+  assert all(len(p.paths) == 1 for i in items for p in (i.x, i.y, i.prediction))
   assert (run / "evaluation-test.html").read_text().count("data:image/png") == 3 * 6
   for extras, complaint in ((command.Extras(bert_score=str(tmp_path)), "bert_score: "),
                             (command.Extras(captions="c"), "captions: .*--clip must be given"),
