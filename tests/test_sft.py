@@ -149,11 +149,13 @@ def test_a_ragged_row_has_the_loss_that_it_has_alone():
   np.testing.assert_allclose(nll.sum, total, rtol=1e-5)
 
 
-def test_a_sequence_of_one_turn_is_a_transition_bit_for_bit():
+def test_a_sequence_of_one_turn_is_a_transition():
+  """Up to the rounding of two programs, which XLA may fuse otherwise."""
   batch = BATCHES[0]
   one = Transition(batch.x, *(Segment(*(a[:, None] for a in s)) for s in (batch.y, batch.z)))
   found = [step(tiny.state(PARAMS), (b,), SCHEDULE, spec=ONE) for b in (batch, one)]
-  jax.tree.map(np.testing.assert_array_equal, *found)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
+  jax.tree.map(close, *found)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
