@@ -27,7 +27,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint.path import atomicity
 
-from swirl_jax.files import fsync_folder, named_leaves, write_json_atomic
+from swirl_jax import whole_files
+from swirl_jax.files import named_leaves, write_json_atomic
 from swirl_jax.hosts import any_process, from_first, is_first
 
 MANIFEST = "MANIFEST.json"
@@ -236,7 +237,7 @@ def write_manifest(path: Path, leaves: dict[str, str]) -> None:
         "sha256": hashlib.file_digest(f, "sha256").hexdigest(),
       }
   for folder in [*(p for p in path.rglob("*") if p.is_dir()), path, path.parent]:
-    fsync_folder(folder)
+    whole_files.flush(folder)
   body = {"format": 1, "position": int(path.name), "leaves": leaves, "files": files}
   write_json_atomic(path / MANIFEST, {**body, "digest": _digest(body)})
 

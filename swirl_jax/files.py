@@ -14,21 +14,13 @@ from jax.experimental import multihost_utils
 
 from swirl_jax.hosts import from_first, is_first
 from swirl_jax.sharding import leaf_path
+from swirl_jax.whole_files import replacing
 
 
 def write_json_atomic(path: str | os.PathLike, obj: Any) -> None:
   """Writes JSON so that `path` holds the old content or the new, even after a power cut."""
-  path = Path(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    with open(temporary, "w", encoding="utf-8") as f:
-      f.write(json.dumps(obj, indent=2, allow_nan=False) + "\n")
-      f.flush()
-      os.fsync(f.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-  fsync_folder(path.parent)
+  with replacing(path) as temporary:
+    temporary.write_text(json.dumps(obj, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def dump(directory: str | os.PathLike, name: str, tree: Any) -> Path:
@@ -68,14 +60,6 @@ def check_config(saved: dict, new: dict, may_change: Collection[str]) -> None:
     raise ValueError(f"the config differs from the one this work directory was begun with:{lines}\n"
                      f"May change on resume: {', '.join(sorted(may_change)) or 'nothing'}. "
                      "Restore these values, or choose another work directory.")
-
-
-def fsync_folder(path: Path) -> None:
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:

@@ -26,6 +26,7 @@ import tensorboardX
 import tqdm
 
 from swirl_jax.types import Mean
+from swirl_jax.whole_files import replacing
 
 PERF = "perf"  # the key of what may differ between two runs of one config
 _COORDINATES = ("position", "stage", "iteration", "step")  # where a row stands; not plotted
@@ -97,12 +98,8 @@ class JsonlLog:
     if jax.process_index() != 0 or not self.path.exists():
       return
     kept = "".join(line for line, row in _lines(self.path) if row["position"] <= position)
-    temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as f:
-      f.write(kept)
-      f.flush()
-      os.fsync(f.fileno())
-    os.replace(temporary, self.path)
+    with replacing(self.path) as temporary:
+      temporary.write_bytes(kept.encode())
 
   def close(self) -> None:
     if self._file is not None:

@@ -5,7 +5,6 @@ What a run has not reached yet is left out and named, so the page can be made at
 
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +12,7 @@ from swirl_jax import charts, findings, pages
 from swirl_jax.charts import Line
 from swirl_jax.findings import RunFolder
 from swirl_jax.pages import absent, chart, escape, grid, section, table
+from swirl_jax.whole_files import replacing
 
 FWM, IDM = "#3366d6", "#d9691e"
 WARM, SWIRL = "#98a1b3", "#6a3fd1"
@@ -40,9 +40,8 @@ def write(workdir, world) -> str:
     return f'<img alt="{words}" src="{picture(state, marks)}">'
 
   path = pathlib.Path(workdir) / "report.html"
-  scratch = path.with_suffix(".html.tmp")
-  scratch.write_text(page(run, draw), encoding="utf-8")
-  os.replace(scratch, path)
+  with replacing(path) as temporary:
+    temporary.write_text(page(run, draw), encoding="utf-8")
   return f"{findings.terminal(run)}\n\nReport: {path}"
 
 

@@ -15,12 +15,12 @@ from swirl_jax import codecs, programs, rng, sharding, vq_run
 from swirl_jax.data import builders, fast_tokenizers, image_tokenizers
 from swirl_jax.data.builders import text_world
 from swirl_jax.data.codec import Codec
-from swirl_jax.data.whole_files import locked
 from swirl_jax.models import huggingface, vocabulary
 from swirl_jax.models.transformer import TransformerConfig
 from swirl_jax.models.vq_training import VQTraining
 from swirl_jax.settings import DataSettings, Settings
 from swirl_jax.typed import build
+from swirl_jax.whole_files import locked
 
 
 def data_dir(settings: Settings, folder: os.PathLike) -> str:

@@ -22,6 +22,7 @@ LINES = (
   (0, ("objectives",)),
   (0, ("rng", "sharding")),
   (0, ("optimizer",)),
+  (0, ("whole_files",)),
   (1, ("models/",)),
   (1, ("data/",)),
   (1, ("checkpoint", "files", "hosts", "metrics", "process", "typed")),

@@ -22,7 +22,7 @@ from swirl_jax.data import image_workers, images, tokenized
 from swirl_jax.data.codec import Codec
 from swirl_jax.data.tokenized import Part
 from swirl_jax.data.transition_lines import Line
-from swirl_jax.data.whole_files import locked, replacing
+from swirl_jax.whole_files import locked, replacing
 
 IN_A_ROW = 10  # so many refused pictures, one after the other, end the job
 _SHOWN = 3  # refused pictures that an error names

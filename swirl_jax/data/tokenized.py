@@ -24,7 +24,7 @@ import numpy as np
 from swirl_jax.data import transition_lines
 from swirl_jax.data.image_codes import is_code
 from swirl_jax.data.transition_lines import Line
-from swirl_jax.data.whole_files import replacing, write_lines
+from swirl_jax.whole_files import replacing, write_lines
 
 FORMAT = 1
 MOST_CODES = 2**16  # kinds of code that a record can hold

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from swirl_jax import files, metrics
+from swirl_jax import files, metrics, whole_files
 from swirl_jax.data.image_codes import is_code
 from swirl_jax.data.transition_lines import Refused, stop
 from swirl_jax.evaluation import judge_asking, judge_pictures, text
@@ -172,12 +172,11 @@ def table(found: Mapping[str, Any]) -> str:
 def write(folder: str | os.PathLike, items: Sequence[Item], judged: Judged, told: dict) -> dict:
   """judged.jsonl, a line for each line of the predictions, and summary.json, which it returns."""
   folder = Path(folder)
-  temporary = folder / f".judged.jsonl.{os.getpid()}.tmp"
-  with open(temporary, "w", encoding="utf-8") as file:
-    for line, (item, outcome) in enumerate(zip(items, judged.outcomes, strict=True), start=1):
-      place = {"line": line, "episode": item.episode, "level": item.level}
-      file.write(json.dumps(place | outcome._asdict()) + "\n")
-  os.replace(temporary, folder / "judged.jsonl")
+  lines = []
+  for line, (item, outcome) in enumerate(zip(items, judged.outcomes, strict=True), start=1):
+    place = {"line": line, "episode": item.episode, "level": item.level}
+    lines.append(json.dumps(place | outcome._asdict()))
+  whole_files.write_lines(folder / "judged.jsonl", lines)
   found = told | summary(items, judged.outcomes) | {"cost": judged.cost}
   found |= {"stopped": judged.stopped}
   files.write_json_atomic(folder / "summary.json", found)

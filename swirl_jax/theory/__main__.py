@@ -6,7 +6,6 @@ which this program alone switches on; what is sampled runs in float32, as traini
 """
 
 import json
-import os
 import pathlib
 import sys
 import time
@@ -54,7 +53,7 @@ def write(folder: pathlib.Path, result) -> None:
 
 def run(config: dict, workdir: str) -> str:
   """Runs what a config asks for and returns a summary for the terminal."""
-  from swirl_jax import files, metrics
+  from swirl_jax import files, metrics, whole_files
   from swirl_jax.theory import results
 
   jobs, folder = prepare(config), pathlib.Path(workdir)
@@ -74,11 +73,10 @@ def run(config: dict, workdir: str) -> str:
       write(folder, found[-1])
       progress.update(done=found[-1].name)
   report = folder / "report.html"
-  scratch = report.with_suffix(".html.tmp")
-  scratch.write_text(
-    results.page(found, (("Config", config), ("Versions", versions))), encoding="utf-8"
-  )
-  os.replace(scratch, report)
+  with whole_files.replacing(report) as temporary:
+    temporary.write_text(
+      results.page(found, (("Config", config), ("Versions", versions))), encoding="utf-8"
+    )
   lines = [f"{r.title} ({t:.0f} s)\n{r.paragraph}\n" for r, t in zip(found, took, strict=True)]
   return "\n".join([*lines, f"Report: {report}"])
 

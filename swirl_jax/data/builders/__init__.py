@@ -22,7 +22,7 @@ import numpy as np
 
 from swirl_jax.data.codec import Codec
 from swirl_jax.data.tokenizers import WordTokenizer
-from swirl_jax.data.whole_files import locked
+from swirl_jax.whole_files import locked
 
 WORLDS = {  # name → module
   "images": "swirl_jax.data.builders.images",

@@ -19,7 +19,7 @@ from typing import Any
 from swirl_jax.data import collection, transition_lines
 from swirl_jax.data.builders import World, text_world
 from swirl_jax.data.transition_lines import same
-from swirl_jax.data.whole_files import locked, write_lines
+from swirl_jax.whole_files import locked, write_lines
 
 # labelled: the most labelled transitions of training, 0 for all. bpe: the size of the BPE
 # vocabulary trained on training's text, 0 for one token a word. met: a key of `text_world.MET`.

@@ -10,7 +10,7 @@ from PIL import Image
 
 from swirl_jax.data import images
 from swirl_jax.data.official.records import Unusable, shown
-from swirl_jax.data.whole_files import replacing
+from swirl_jax.whole_files import replacing
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _ENDING = {"JPEG": "jpg"}  # by Pillow's name of the format; others by the name itself

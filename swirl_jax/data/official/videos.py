@@ -10,7 +10,7 @@ from PIL import Image
 
 from swirl_jax.data.official import pictures
 from swirl_jax.data.official.records import Unusable
-from swirl_jax.data.whole_files import replacing
+from swirl_jax.whole_files import replacing
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 BEYOND = 1.0  # seconds after a video's last frame that a time may be: rounding, not another video

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from swirl_jax.data import whole_files
+from swirl_jax import whole_files
 
 
 def test_a_file_is_replaced_when_it_is_whole(tmp_path):

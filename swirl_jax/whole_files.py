@@ -26,9 +26,9 @@ def replacing(path: os.PathLike) -> Iterator[pathlib.Path]:
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
     yield temporary
-    _flush(temporary)
+    flush(temporary)
     os.replace(temporary, path)
-    _flush(path.parent)
+    flush(path.parent)
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -39,7 +39,8 @@ def write_lines(path: os.PathLike, lines: Iterable[str]) -> None:
     file.writelines(f"{line}\n" for line in lines)
 
 
-def _flush(path: pathlib.Path) -> None:
+def flush(path: pathlib.Path) -> None:
+  """Has the system write a file, or the names in a folder, to the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
