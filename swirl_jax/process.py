@@ -14,8 +14,8 @@ def keep_freed_memory() -> bool:
   """Has glibc keep what is freed for the next step; elsewhere nothing changes. Returns whether.
 
   XLA's CPU backend frees its temporaries after every step. By default glibc gives large ones back
-  to the kernel, which must then clear and map every page anew: a quarter of the CPU time of a
-  small model's step. Memory stays at its peak instead of falling between steps. For the whole
+  to the kernel, which must then clear and map every page anew: a fifth of the CPU time of a
+  small model's step (`benchmarks/kept_memory.py`). Memory stays at its peak instead of falling between steps. For the whole
   process, so the programs call it and the library does not; before the first computation, since a
   thread keeps the arena that it began with.
   """
@@ -28,7 +28,7 @@ def keep_freed_memory() -> bool:
 
 def compile_quickly() -> None:
   """Has XLA's CPU backend compile without LLVM's optimisations, and with the older of its two
-  emitters where jaxlib still has both: in a third of the time, to slower code.
+  emitters where jaxlib still has both: in a fraction of the time, to slower code.
 
   For tiny models, whose whole run takes less time than compiling it. Before the backend starts,
   which reads the flags then; they do nothing to other backends.
