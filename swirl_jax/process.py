@@ -14,10 +14,10 @@ def keep_freed_memory() -> bool:
   """Has glibc keep what is freed for the next step; elsewhere nothing changes. Returns whether.
 
   XLA's CPU backend frees its temporaries after every step. By default glibc gives large ones back
-  to the kernel, which must then clear and map every page anew: a fifth of the CPU time of a
-  small model's step (`benchmarks/kept_memory.py`). Memory stays at its peak instead of falling between steps. For the whole
-  process, so the programs call it and the library does not; before the first computation, since a
-  thread keeps the arena that it began with.
+  to the kernel, which must then clear and map every page anew: a fifth of the CPU time of a small
+  model's step (`benchmarks/kept_memory.py`). Memory stays at its peak instead of falling between
+  steps. For the whole process, so the programs call it and the library does not; before the first
+  computation, since a thread keeps the arena that it began with.
   """
   if platform.libc_ver()[0] != "glibc":
     return False
