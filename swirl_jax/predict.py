@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from swirl_jax import programs, rewards, rng, start, trained
-from swirl_jax.data import image_codes, images, pipeline
+from swirl_jax import programs, rewards, rng, trained
+from swirl_jax.data import pipeline
 from swirl_jax.types import Segment, Transition
 
 
@@ -37,30 +37,9 @@ class Predictor:
     with trained.open_run(workdir) as run:
       self.world, self.players, self.mesh, self.names = run.world, run.players, run.mesh, run.names
       self.models = run.models(*run.names.values())
-      self._codec = functools.partial(
-        start.codec_of_world, run.settings.world, start.data_dir(run.settings, workdir), None
-      )
     self.lengths = pipeline.Lengths(
       self.world.state_len, self.world.state_len, self.world.action_len
     )
-
-  def state(self, given: str) -> str:
-    """A state as the world's text: as given, or the codes of the picture file that it names."""
-    if self.world.codes is None or all(map(image_codes.is_code, given.split())):
-      return given
-    codec = self._codec()
-    if codec is None:
-      raise ValueError(f"{given!r} is a picture, but the run's config.world.vq names no VQ model.")
-    blank = image_codes.codes_text(np.zeros(self.world.state_len, int))
-    height, width, _ = self.draw([blank])[0].shape
-    picture = images.open_image(given, name=given)
-    if picture.size == (width, height):
-      pixels = np.asarray(picture)
-    elif width == height:
-      pixels = images.prepare(picture, width)
-    else:
-      raise ValueError(f"{given!r} has {picture.size} pixels; this world's: {(width, height)}.")
-    return image_codes.codes_text(codec.encode(pixels[None])[0])
 
   def draw(self, states: list[str]) -> np.ndarray:
     """States of a world of pictures, decoded: uint8 [N, H, W, 3]."""
@@ -154,11 +133,11 @@ def main(argv):
     draw = {"n": given.n, "temperature": given.temperature, "seed": given.seed}
     if given.out and predictor.world.pictures is None:
       raise ValueError("--out: this run's world has no pictures, or no VQ model that draws them.")
-    x = predictor.state(given.x)
+    x = predictor.world.state(given.x)
     if given.z is not None:
       answers = predictor.next_states(x, given.z, verify=given.verify, **draw)
     else:
-      answers = predictor.actions(x, predictor.state(given.y), **draw)
+      answers = predictor.actions(x, predictor.world.state(given.y), **draw)
     shown = [answer.text for answer in answers]
     if given.out:
       shown = write_pictures(predictor.draw(shown), given.out)

@@ -73,8 +73,8 @@ def test_pictures_to_a_predicted_picture(tmp_path):
 
   predictor = predict.Predictor(workdir)
   file = codes / "pictures" / "0-0.png"
-  x = predictor.state(str(file))
-  assert text_codes(x).shape == (4,) and predictor.state(x) == x
+  x = predictor.world.state(str(file))
+  assert text_codes(x).shape == (4,) and predictor.world.state(x) == x
   answers = predictor.next_states(x, "paint patch 1 with 2", n=2, verify=True)
   drawn = predictor.draw([answer.text for answer in answers])
   paths = predict.write_pictures(drawn, str(tmp_path / "out"))
@@ -84,8 +84,8 @@ def test_pictures_to_a_predicted_picture(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
   for given, message in (("nowhere.png", "nowhere"), ("<1> <2>", "--x has 2 tokens: allowed is 4")):
     with pytest.raises(ValueError, match=message):
-      predictor.next_states(predictor.state(given), "paint patch 1 with 2")
-  (action,) = predictor.actions(x, predictor.state(str(codes / "pictures" / "0-1.png")))
+      predictor.next_states(predictor.world.state(given), "paint patch 1 with 2")
+  (action,) = predictor.actions(x, predictor.world.state(str(codes / "pictures" / "0-1.png")))
   assert "<" not in action.text.replace("<unused", "")  # text, no code
 
   fwm, idm = export.export(workdir, str(tmp_path / "exported"), shard_bytes=10**9)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from swirl_jax.data.image_codes import is_code, text_codes
+from swirl_jax.data.image_codes import codes_text, is_code, text_codes
 
 BATCH = 100  # pictures of a small model
 _LEAST = 96  # pixels that the shorter side of a drawn picture has at least
@@ -65,6 +65,11 @@ def decoder(codec: Codec, rows: int, columns: int) -> Callable[[Sequence[str]], 
     return codec.decode(np.stack(codes).reshape(-1, rows, columns))
 
   return pictures
+
+
+def encoder(codec: Codec) -> Callable[[np.ndarray], list[str]]:
+  """`World.encode` of such a world: pictures uint8 [N, H, W, 3] → their states as texts."""
+  return lambda pictures: [codes_text(codes) for codes in codec.encode(pictures)]
 
 
 def renderer(codec: Codec, rows: int, columns: int) -> Callable[..., np.ndarray]:

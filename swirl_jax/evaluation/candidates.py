@@ -5,15 +5,17 @@ After WorldPrediction (arXiv:2506.04363), whose questions these are. A question 
     {"x", "z", "candidates": [state, …], "truth": 2}           which state follows z?
     {"x", "y", "candidates": [[action, …], …], "truth": 0}     which actions lead from x to y?
 
-States are texts, as in the world's records (of codes, in a world of images); a candidate of actions
+States are texts, as in the world's records; in a world of images of codes, or picture files, named
+from the questions' folder (`in_words`). A candidate of actions
 is a text or a list of them, one a turn. truth counts from 0. `task` names the kind that is scored
 by itself, `episode` what is resampled together ("where" stands in for it, and else each question
 stands alone); what else a line holds isn't looked at. As in `one_step`, a mesh must be set.
 """
 
+import functools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +72,17 @@ def read(path: str) -> list[Question]:
   if not found:
     raise ValueError(f"candidates = {path!r}: no question in it.")
   return found
+
+
+def in_words(questions: Sequence[Question], state: Callable[[str], str]) -> list[Question]:
+  """The questions with every state as `state` has it: of a picture's file codes (`World.state`)."""
+  known = functools.cache(state)
+
+  def one(q: Question) -> Question:
+    candidates = q.candidates if q.kind == "actions" else tuple(map(known, q.candidates))
+    return q._replace(x=known(q.x), y=known(q.y) if q.y else "", candidates=candidates)
+
+  return [one(q) for q in questions]
 
 
 def _question(line: Any, where: str) -> Question:

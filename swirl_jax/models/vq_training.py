@@ -84,11 +84,7 @@ def losses(
   """(the loss, (its parts, codes, latents, quantised)); with `quantise` 0 instead of 1 the decoder
   sees z, and nothing binds z to the codebook.
   """
-  model, own = vqgan.VQGAN(settings.vq), {"params": params}
-  z = model.apply(own, pixels, method="latents")
-  codes = model.apply(own, jax.lax.stop_gradient(z), method="codes")
-  e = model.apply(own, codes, method="vectors")
-  drawn = model.apply(own, z + quantise * jax.lax.stop_gradient(e - z), method="pixels")
+  drawn, codes, z, e = vqgan.reconstruct(params, settings.vq, pixels, quantise)
   reconstruction = jnp.square(drawn - pixels).mean()
   codebook, commitment = vqgan.quantiser_losses(z, e)
   parts = {"reconstruction": reconstruction, "codebook": codebook, "commitment": commitment}

@@ -318,12 +318,12 @@ class VQGAN(nn.Module):
       y = join(y, x.shape[1] // side, x.shape[2] // side)
     return y.astype(jnp.float32)
 
-  def __call__(self, pixels):
+  def __call__(self, pixels, quantise=1.0):
     """See `reconstruct`."""
     z = self.latents(pixels)
     codes = self.codes(jax.lax.stop_gradient(z))
     quantised = self.vectors(codes)
-    through = z + jax.lax.stop_gradient(quantised - z)
+    through = z + quantise * jax.lax.stop_gradient(quantised - z)
     return self.pixels(through), codes, z, quantised
 
 
@@ -359,17 +359,18 @@ def decode(params: Any, config: VQConfig, codes: jax.Array) -> jax.Array:
 
 
 def reconstruct(
-  params: Any, config: VQConfig, pixels: jax.Array
+  params: Any, config: VQConfig, pixels: jax.Array, quantise: jax.Array | float = 1.0
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """Pixels → (reconstruction, codes, latents z, quantised e), for training.
 
-  The decoder sees z + sg(e − z): its gradient reaches the encoder as if nothing had been quantised
-  (straight through), and the codebook learns through `quantiser_losses` alone. The reconstruction
-  is not clipped. Raises as `encode` and `decode` do.
+  The decoder sees z + quantise · sg(e − z); with 0 that is what the encoder put out. Its gradient
+  reaches the encoder as if nothing had been quantised (straight through), and the codebook learns
+  through `quantiser_losses` alone. The reconstruction is not clipped. Raises as `encode` and
+  `decode` do.
   """
   _check_pixels(config, pixels)
   require_decoder(params)
-  return VQGAN(config).apply({"params": params}, pixels)
+  return VQGAN(config).apply({"params": params}, pixels, quantise)
 
 
 def quantiser_losses(latents: jax.Array, quantised: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swirl_jax import sharding
-from swirl_jax.models import hf_export, huggingface, safetensors_files, torch_zip, vqgan
+from swirl_jax.models import hf_export, huggingface, safetensors_files, torch_files, vqgan
 from swirl_jax.models.safetensors_files import CheckpointFilesError, Entry
 from swirl_jax.models.vqgan import VQConfig
 
@@ -91,7 +91,7 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[VQ, int]:
   """
   tensors = {
     name: Found(a.shape, f"tensor {name!r} in {path}", functools.partial(np.asarray, a))
-    for name, a in torch_zip.read(path).items()
+    for name, a in torch_files.read(path).items()
   }
   kept = {name: found for name, found in tensors.items() if not name.startswith("loss.")}
   config = _config_of_shapes({name: found.shape for name, found in kept.items()}, str(path))

@@ -28,6 +28,12 @@ def pictures(states):
   return np.repeat(grey[..., None], 3, -1)
 
 
+def encode(drawn):
+  """The other way, by the first pixel of each patch."""
+  codes = np.searchsorted(GREYS, drawn[:, ::PATCH, ::PATCH, 0]).reshape(-1, PATCHES)
+  return [" ".join(f"<{c}>" for c in row) for row in codes]
+
+
 def render(state, marks=()):
   picture = pictures([state])[0].copy()
   for i in marks:
@@ -39,7 +45,8 @@ def render(state, marks=()):
 WORLD = builders.World(
   name="greys", words=WORDS, state_len=PATCHES, action_len=1, builder=None,
   action_class=lambda phrase: phrase if phrase in ACTIONS else None, render=render,
-  codes=(FIRST, FIRST + 4), pictures=pictures)  # fmt: skip
+  codes=(FIRST, FIRST + 4), pictures=pictures,
+  encode=encode)  # fmt: skip
 LENGTHS = Lengths(PATCHES, PATCHES, 1)
 
 

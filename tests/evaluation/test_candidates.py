@@ -1,11 +1,14 @@
 """Choices of a state and of actions, by players whose answers are known."""
 
+import dataclasses
+import functools
 import json
 
 import image_world as iw
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from swirl_jax import sharding
 from swirl_jax.evaluation import candidates
@@ -44,6 +47,27 @@ def test_players_that_know(tmp_path):
   assert actions["all"]["scores"] == {"fwm": ONE, "idm_mean": ONE, "idm_sum": ONE}
   assert actions["by_task"] == {"b": actions["all"]}
   assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_states_may_be_files_of_pictures(tmp_path):
+  """Named from the questions' folder, or from anywhere; text is left as it is."""
+  names = {state: f"{i}.png" for i, state in enumerate((X, Y, OTHER))}
+  for state, name in names.items():
+    Image.fromarray(iw.pictures([state])[0]).save(tmp_path / name)
+  files = {"x": names[X], "z": "make3", "candidates": [names[OTHER], X, names[Y]], "truth": 2}
+  plans = PLANS | {"x": str(tmp_path / names[X])}
+  (tmp_path / "q.jsonl").write_text(f"{json.dumps(files)}\n{json.dumps(plans)}\n")
+  state = functools.partial(iw.WORLD.state, folder=tmp_path)
+  one, two = candidates.in_words(candidates.read(str(tmp_path / "q.jsonl")), state)
+  assert (one.x, one.candidates) == (X, (OTHER, X, Y))
+  assert (two.x, two.y, two.candidates[0]) == (X, LAST, ("make3", "make1"))
+  with pytest.raises(ValueError, match="nowhere.png must be a file that can be read"):
+    state("nowhere.png")
+  Image.new("RGB", (5, 5)).save(tmp_path / "small.png")
+  assert len(state("small.png").split()) == 4  # squares are prepared
+  blind = dataclasses.replace(iw.WORLD, encode=None)
+  with pytest.raises(ValueError, match="0.png' is a picture, but the run's config.world.vq"):
+    blind.state(names[X], tmp_path)
 
 
 def test_wrong_labels_score_nothing(tmp_path):

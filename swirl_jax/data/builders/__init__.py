@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from swirl_jax.data.codec import Codec
+from swirl_jax.data.image_codes import codes_text, is_code
+from swirl_jax.data.images import open_image, prepare  # a world is called images
 from swirl_jax.data.tokenizers import WordTokenizer
 from swirl_jax.whole_files import locked
 
@@ -68,6 +70,7 @@ class World:
   pictures: where a state is an image's codes, states as texts of codes → what they decode to, uint8
     [N, height, width, 3], all of one size and as the decoder gives them: nothing enlarged or
     outlined.
+  encode: the other way: such pictures → their states as texts of codes.
   """
 
   name: str
@@ -82,6 +85,7 @@ class World:
   codes: tuple[int, int] | None = None
   vq: str = ""
   pictures: Callable[[Sequence[str]], np.ndarray] | None = None
+  encode: Callable[[np.ndarray], list[str]] | None = None
 
   @functools.cached_property
   def tokenizer(self) -> Any:
@@ -97,6 +101,27 @@ class World:
     """The positions at which two states differ, for `render`'s marks; a missing word differs."""
     a, b = self.cells(state), self.cells(truth)
     return tuple(i for i in range(max(len(a), len(b))) if a[i : i + 1] != b[i : i + 1])
+
+  def state(self, given: str, folder: os.PathLike | str = ".") -> str:
+    """A state as text: as given, or the codes of the picture file that it names, from `folder`. A
+    picture of another size is prepared (`images.prepare`) where this world's are squares.
+
+    Raises ValueError for a picture that can't be read or has another size, and without a VQ model.
+    """
+    if self.codes is None or all(map(is_code, given.split())):
+      return given
+    if self.encode is None or self.pictures is None:
+      raise ValueError(f"{given!r} is a picture, but the run's config.world.vq names no VQ model.")
+    blank = codes_text(np.zeros(self.state_len, int))
+    height, width, _ = self.pictures([blank])[0].shape
+    picture = open_image(pathlib.Path(folder) / given, name=given)
+    if picture.size == (width, height):
+      pixels = np.asarray(picture)
+    elif width == height:
+      pixels = prepare(picture, width)
+    else:
+      raise ValueError(f"{given!r} has {picture.size} pixels; this world's: {(width, height)}.")
+    return self.encode(pixels[None])[0]
 
   def prepare(self, data_dir: str) -> Any:
     """The tfds builder with its data on disk under `data_dir`, collected now if not yet there.

@@ -16,7 +16,7 @@ from typing import Any
 
 from swirl_jax.data import tokenized
 from swirl_jax.data.builders import World, text_world
-from swirl_jax.data.codec import Codec, decoder, renderer
+from swirl_jax.data.codec import Codec, decoder, encoder, renderer
 from swirl_jax.data.image_codes import codes_text, is_code
 from swirl_jax.data.tokenizers import SPECIAL
 from swirl_jax.data.transition_lines import meanings_of
@@ -88,4 +88,5 @@ def world(settings: Mapping[str, Any], data_dir: str | None, codec: Codec | None
     codes=(len(SPECIAL), len(SPECIAL) + count),
     render=None if codec is None else renderer(codec, side, side),
     pictures=None if codec is None else decoder(codec, side, side),
+    encode=None if codec is None else encoder(codec),
   )

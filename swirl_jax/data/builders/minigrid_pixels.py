@@ -23,7 +23,7 @@ from swirl_jax.data import transitions
 from swirl_jax.data.builders import World, minigrid
 from swirl_jax.data.builders.text_world import settings_digest
 from swirl_jax.data.builders.transition_builder import TransitionBuilder
-from swirl_jax.data.codec import BATCH, Codec, decoder, in_batches, renderer
+from swirl_jax.data.codec import BATCH, Codec, decoder, encoder, in_batches, renderer
 from swirl_jax.data.image_codes import codes_text
 from swirl_jax.data.pipeline import Split
 from swirl_jax.data.tokenizers import SPECIAL
@@ -144,4 +144,5 @@ def world(settings: Mapping[str, Any], data_dir: str | None, codec: Codec | None
     builder=functools.partial(_builder, settings, codec),
     render=renderer(codec, rows, columns),
     pictures=decoder(codec, rows, columns),
+    encode=encoder(codec),
   )
