@@ -252,7 +252,7 @@ def test_pictures_become_a_run(tmp_path, capsys):
   config = config_of(tmp_path, f"world.vq={vq}")
   train.train(train.prepare(config, str(tmp_path / "run")))
   report = (tmp_path / "run" / "report.html").read_text()
-      assert '<img alt="" src="data:image/png' in report  # codes tell nobody anything
+  assert '<img alt="" src="data:image/png' in report  # codes tell nobody anything
   own = start.world_of(from_config(config), tmp_path / "run")
   record = Split(own.prepare(str(tmp_path / "run" / "data")), "test")[0]
   model = vqgan_files.load(vq)
