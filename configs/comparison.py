@@ -14,6 +14,8 @@ from configs import minigrid, minigrid_pixels
 from configs import test as test_config
 
 WORLDS = {"minigrid": minigrid, "minigrid_pixels": minigrid_pixels, "test": test_config}
+# Of Phase I and II an iteration: what five runs of all methods have time for, on two cores.
+UPDATES = {"minigrid": (50, 15), "minigrid_pixels": (25, 8)}
 CURVE = 5  # points of a curve of scores by samples
 
 
@@ -21,8 +23,8 @@ def get_config(world="minigrid"):
   if world not in WORLDS:
     raise ValueError(f"configs/comparison.py:{world}: allowed are {', '.join(WORLDS)}.")
   run = WORLDS[world].get_config().to_dict()
-  if world != "test":
-    run["phase1"]["steps"], run["phase2"]["steps"] = 50, 15
+  if world in UPDATES:
+    run["phase1"]["steps"], run["phase2"]["steps"] = UPDATES[world]
     run["evaluation"] |= {"test": 600, "heldout": 300, "turns": 3, "chains": 20, "gallery": 4}
   run["rivals"] = rivals(run)
   run["compare"] = tuple(run["rivals"])

@@ -87,7 +87,8 @@ def warmup(*, steps):
   betas are 0.9 and 0.95 everywhere.
   """
   return {
-    "steps": steps, "batch": 128, "turns": 1, "validate_every": 0, "patience": 0,
+    "steps": steps, "batch": 128, "micro_batch": 32, "turns": 1,
+    "validate_every": 0, "patience": 0,
     "optimizer": {
       "learning_rate": 2e-5, "warmup_steps": steps // 20, "schedule": "cosine",
       "weight_decay": 0.01, "clip_norm": 1.0,
@@ -117,7 +118,7 @@ def _shrink(c):
   c.model.update({"dtype": "float32", "remat": "none", "logprob_chunk": 256})
   c.mesh.update({"fsdp": 1, "tensor": 1})
   for stage in (c.warmup_fwm, c.warmup_idm):
-    stage.update({"steps": 2, "batch": 4})
+    stage.update({"steps": 2, "batch": 4, "micro_batch": 0})
     stage.optimizer.warmup_steps = 1
   for stage in (c.phase1, c.phase2):  # no model of this size is sure of an action
     stage.update({"steps": 2, "prompts": 4, "group": 2, "micro_batch": 0, "latent_floor": -20.0})

@@ -74,7 +74,8 @@ def rivals():
 def sft(*, steps, schedule="cosine", validate_every=0, patience=0):
   """Supervised training; without `patience` it runs all its steps."""
   return {
-    "steps": steps, "batch": 64, "validate_every": validate_every, "patience": patience, "turns": 1,
+    "steps": steps, "batch": 64, "micro_batch": 0, "turns": 1,
+    "validate_every": validate_every, "patience": patience,
     "optimizer": {
       "learning_rate": 1e-3, "warmup_steps": 20, "schedule": schedule, "weight_decay": 0.0,
       "clip_norm": 1.0, "mu_dtype": "float32",

@@ -51,7 +51,8 @@ def get_config(size="full"):
 
 def sft(*, steps):
   return {
-    "steps": steps, "batch": 128, "validate_every": 0, "patience": 0, "turns": 1,
+    "steps": steps, "batch": 128, "micro_batch": 64, "turns": 1,
+    "validate_every": 0, "patience": 0,
     "optimizer": {
       "learning_rate": 2e-5, "warmup_steps": 8, "schedule": "cosine", "weight_decay": 0.01,
       "clip_norm": 1.0,
@@ -79,7 +80,7 @@ def _shrink(c):
   c.model.update({"dtype": "float32", "remat": "none"})
   c.mesh.update({"fsdp": 1})
   for stage in (c.warmup_fwm, c.warmup_idm):
-    stage.update({"steps": 2, "batch": 4})
+    stage.update({"steps": 2, "batch": 4, "micro_batch": 0})
   for stage in (c.phase1, c.phase2):
     stage.update({"steps": 2, "prompts": 4, "group": 2, "micro_batch": 0})
   c.evaluation.update({

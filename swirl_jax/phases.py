@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swirl_jax import objectives, prompts, rewards, rng, sft
+from swirl_jax import micro_batches, objectives, prompts, rewards, rng, sft
 from swirl_jax.models import lora
 from swirl_jax.optimizer import AdamW, Schedule
 from swirl_jax.rewards import RewardSpec
@@ -292,19 +292,10 @@ def _gradient(
       metrics |= {f"anchor_{k}": v for k, v in terms.items()}
     return loss, metrics
 
-  def add(total, part):
-    (loss, metrics), grads = jax.value_and_grad(one, has_aux=True)(params, part)
-    return jax.tree.map(jnp.add, total, (loss, grads, metrics)), None
-
   labelled = sft.supervised(spec.policy, anchor) if spec.anchor else None
-  count = experience.mask.shape[0]
   rows = _rows(experience.transition, experience._replace(transition=None), spec)
-  parts = _split((rows, labelled), spec.micro_batch or count)
-  first = jax.tree.map(lambda a: a[0], parts)
-  shapes = jax.eval_shape(jax.value_and_grad(one, has_aux=True), params, first)
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  (loss, metrics), grads = zeros
-  return jax.lax.scan(add, (loss, grads, metrics), parts)[0]
+  parts = micro_batches.split((rows, labelled), spec.micro_batch)
+  return micro_batches.gradient(one, params, parts)
 
 
 def policy_loss(
@@ -361,29 +352,10 @@ def _rows(transition: Transition, groups: Any, spec: PhaseSpec) -> tuple[Transit
   return jax.tree.map(repeat, transition), jax.tree.map(cut, groups)
 
 
-def _split(tree, micro: int):
-  """[R, ...] → [M, R / M, ...], M = R / micro; strided, so that each holds rows of every device.
-
-  The leading axis of the first leaf is R; others may be shorter or longer, and divide by M.
-  """
-
-  def split(a):
-    if size % micro or a.shape[0] % count:
-      raise ValueError(
-        f"phase.micro_batch = {micro}: {size} prompts and {a.shape[0]} rows beside them "
-        "must divide into micro-batches of it."
-      )
-    return a.reshape(a.shape[0] // count, count, *a.shape[1:]).swapaxes(0, 1)
-
-  size = jax.tree.leaves(tree)[0].shape[0]
-  count = size // micro
-  return jax.tree.map(split, tree)
-
-
 def _micro(fn, transition: Transition, groups: Any, spec: PhaseSpec):
   """`fn` over micro-batches of prompts and of their samples, put together again."""
   count = jax.tree.leaves(groups)[0].shape[0]
-  parts = _split(_rows(transition, groups, spec), spec.micro_batch or count)
+  parts = micro_batches.split(_rows(transition, groups, spec), spec.micro_batch)
   out = jax.lax.map(lambda part: fn(*part), parts)
   out = jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), out)
   return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[2:]), out)

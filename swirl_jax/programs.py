@@ -113,7 +113,7 @@ def drawn_with(role: roles.TransformerRole, settings: PhaseSettings) -> roles.Tr
 def sft_spec(
   settings: SftSettings, players: tuple[roles.TransformerRole, ...], *, hide_z: bool = False
 ) -> sft.SftSpec:
-  return sft.SftSpec(players, settings.optimizer.build(), hide_z)
+  return sft.SftSpec(players, settings.optimizer.build(), hide_z, settings.micro_batch)
 
 
 def phase_spec(

@@ -76,6 +76,7 @@ class SftSettings:
 
   turns: of the FWM on labels alone, the most transitions of an episode that follow each other in
   one sequence, x0 z1 y1 z2 y2 ..., whose every y counts; `batch` is then of sequences.
+  micro_batch: how many of a batch have activations at a time, 0 for all; the result is the same.
   The model is scored on validation every `validate_every` steps (greedy exact match; the IDM's by
   the action's meaning), 0 for never. With `patience` > 0 training stops after so many scores
   without a new best, and the best parameters are kept.
@@ -87,10 +88,16 @@ class SftSettings:
   validate_every: int = 0
   patience: int = 0
   turns: int = 1
+  micro_batch: int = 0
 
   def __post_init__(self):
     _at_least("steps", self.steps, 0)
     _at_least("batch", self.batch, 1)
+    _at_least("micro_batch", self.micro_batch, 0)
+    if self.micro_batch and self.batch % self.micro_batch:
+      raise ValueError(
+        f"micro_batch = {self.micro_batch}: batch = {self.batch} is not a multiple of it."
+      )
     _at_least("turns", self.turns, 1)
     _at_least("patience", self.patience, 0)
     _at_least("validate_every", self.validate_every, 1 if self.patience else 0)

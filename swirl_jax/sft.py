@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swirl_jax import objectives, prompts
+from swirl_jax import micro_batches, objectives, prompts
 from swirl_jax.models import lora
 from swirl_jax.optimizer import AdamW, Schedule
 from swirl_jax.roles import Role
@@ -19,12 +19,13 @@ from swirl_jax.types import Mean, PolicyState, Segment, Transition
 @dataclasses.dataclass(frozen=True)
 class SftSpec:
   """Static. roles: one, or both for shared weights (their losses add up); hide_z trains P(y|x)
-  without z.
+  without z; micro_batch: how many rows of a batch have activations at a time, 0 for all.
   """
 
   roles: tuple[Role, ...]
   optimizer: AdamW
   hide_z: bool = False
+  micro_batch: int = 0
 
 
 class Supervised(NamedTuple):
@@ -82,15 +83,16 @@ def sft_step(
   Where loss or gradient isn't finite the state comes back unchanged and `nonfinite` is 1.
   """
 
-  def loss_fn(params):
+  def loss_fn(params, part):
     params = params if base is None else lora.join(base, params)
-    prepared = [
-      (r, supervised(r, b, hide_z=spec.hide_z)) for r, b in zip(spec.roles, batch, strict=True)
-    ]
-    losses, metrics = zip(*(supervised_loss(r, params, b) for r, b in prepared), strict=True)
-    return sum(losses), {k: v for m in metrics for k, v in m.items()}
+    found = [supervised_loss(r, params, b) for r, b in zip(spec.roles, part, strict=True)]
+    return sum(loss for loss, _ in found), {k: v for _, m in found for k, v in m.items()}
 
-  (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+  prepared = tuple(
+    supervised(r, b, hide_z=spec.hide_z) for r, b in zip(spec.roles, batch, strict=True)
+  )
+  parts = micro_batches.split(prepared, spec.micro_batch)
+  loss, grads, metrics = micro_batches.gradient(loss_fn, state.params, parts)
   state, applied = apply_update(state, grads, loss, schedule, optimizer=spec.optimizer)
   return state, {"loss": Mean.of(loss), **metrics, **applied}
 

@@ -30,7 +30,7 @@ LINES = (
   (1, ("theory/exact", "theory/worlds", "theory/__init__")),
   (2, ("logprob", "sampling")),
   (2, ("prompts", "image_prompts")),
-  (3, ("roles", "rewards", "sft")),
+  (3, ("roles", "rewards", "micro_batches", "sft")),
   (4, ("phases",)),
   (4, ("evaluation/",)),
   (4, ("theory/tables",)),

@@ -446,7 +446,7 @@ def test_micro_batches_equal_the_batch_on_tables(ratio, sizes):
 
 @pytest.mark.parametrize(
   "micro_batch, message",
-  [(4, r"phase\.micro_batch = 4: 6 prompts"), (3, r"phase\.micro_batch = 3: 6 prompts and 5 rows")],
+  [(4, "micro_batch = 4: 6 rows and 6 rows"), (3, "micro_batch = 3: 6 rows and 5 rows")],
 )
 def test_micro_batches_that_do_not_divide(micro_batch, message):
   with pytest.raises(ValueError, match=message):

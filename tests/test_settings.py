@@ -131,6 +131,7 @@ WRONG = [
   ("phase1.latents", "old", "config.phase1: latents = 'old': allowed are ['fresh', 'cached']"),
   ("phase1.reference", "policy", "config.phase1: phase.reference = 'policy': allowed are"),
   ("phase1.micro_batch", 10, "config.phase1: micro_batch = 10: prompts = 64 is not a multiple"),
+  ("warmup_fwm.micro_batch", 7, "config.warmup_fwm: micro_batch = 7: batch = "),
   ("phase1.micro_group", 3, "config.phase1: micro_group = 3: group = 8 is not a multiple of it"),
   ("phase1.reward.reduce", "max", "config.phase1.reward: reward.reduce = 'max': allowed are"),
   ("phase1.reference", "frozen", "phase1.reference = 'frozen': set 'snapshot'"),

@@ -1,5 +1,6 @@
 """Supervised steps: cross entropy by hand, shared roles add, what is not finite changes nothing."""
 
+import dataclasses
 import functools
 
 import jax
@@ -51,6 +52,17 @@ def test_a_step_of_shared_weights_is_the_sum_of_two_cross_entropies():
   assert metrics["loss"].weight == 1 and metrics["nonfinite"].sum == 0 and state.step == 1
   parts = [metrics[f"nll_{field}"] for field in "yz"]
   np.testing.assert_allclose(sum(m.sum / m.weight for m in parts), loss, rtol=1e-5)
+
+
+def test_micro_batches_equal_the_batch():
+  """Of two roles, whose batches have different sizes; rows are ragged, so token counts differ."""
+  batches = tiny.transitions(3, 4), tiny.transitions(4, 2)
+  whole, metrics = step(tiny.state(PARAMS), batches, SCHEDULE, spec=SHARED)
+  spec = dataclasses.replace(SHARED, micro_batch=2)
+  parts, found = step(tiny.state(PARAMS), batches, SCHEDULE, spec=spec)
+  tiny.assert_gradients_close(tiny.gradient(parts), tiny.gradient(whole), tolerance=1e-5)
+  assert metrics.keys() == found.keys()
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), metrics, found)
 
 
 def test_metrics_equal_the_reference_by_hand():
