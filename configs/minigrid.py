@@ -48,7 +48,7 @@ def get_config(setting="default"):
   if setting == "paper":
     c.phase1 = paper(c.phase1.to_dict(), count_end=False)
     c.phase2 = paper(c.phase2.to_dict(), count_end=True)
-  c.compare = ("labels_only", "pseudo_labels", "paper_phase1")
+  c.compare = ("labels_only", "pseudo_labels")
   c.rivals = rivals()
   c.evaluation = {
     "validation": 400, "test": 600, "heldout": 300, "failing": 300, "batch": 100,

@@ -25,7 +25,6 @@ def get_config():
   for phase in (c.phase1, c.phase2):
     phase.update({"steps": 3, "prompts": 8, "keep": 4, "group": 4, "anchor": 4})
   c.rivals.paper_phase1.phase1.update({"prompts": 4, "group": 4})
-  c.compare = ("labels_only", "pseudo_labels")  # the paper's phase is one more program to compile
   for rival in (c.rivals.labels_only, c.rivals.pseudo_labels):
     rival.sft.batch = 8
     rival.sft.optimizer.schedule = "constant"  # as the warm-up's, whose program then serves it

@@ -125,7 +125,7 @@ def compare(config: Mapping[str, Any], workdir: str, parallel: int) -> str:
   rows = comparison.table(runs)
   write_json_atomic(folder / "comparison.json", {
     "factors": {name: {f"{f:g}": v for f, v in found.items()} for name, found in tuned.items()},
-    "regime": [list(line) for line in comparison.regime(runs)],
+    "regime": [[g.title, g.value, g.wanted] for g in findings.regime(*runs)],
     "methods": [row._asdict() for row in rows],
     "seconds": time.monotonic() - began,
   })  # fmt: skip

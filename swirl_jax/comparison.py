@@ -236,15 +236,6 @@ def by_iteration(runs: Sequence[RunFolder], name: str, model: str) -> np.ndarray
   return np.array(rows, float)
 
 
-def regime(runs: Sequence[RunFolder]) -> list[tuple[str, float | None, str]]:
-  """What the runs began with, on validation: (what, mean over seeds, what is wanted)."""
-  found = []
-  for gauges in zip(*map(findings.regime, runs), strict=True):
-    values = [g.value for g in gauges if g.value is not None]
-    found.append((gauges[0].title, statistics.mean(values) if values else None, gauges[0].wanted))
-  return found
-
-
 def markdown(rows: Sequence[Row], unit: str = "labels_only") -> str:
   """The table for docs: cost in units of the method `unit`, or in seconds without it."""
   base = next((row.cost for row in rows if row.name == unit), 0.0)

@@ -31,8 +31,8 @@ def page(
 def _regime(runs: Sequence[RunFolder]) -> str:
   data = runs[0].dataset
   labels = f"{data.get('fwm_labels'):,} labels for the FWM, {data.get('idm_labels'):,} for the IDM"
-  rows = [("", [escape(title), findings.share(value), escape(wanted)])
-          for title, value, wanted in comparison.regime(runs)]  # fmt: skip
+  rows = [("", [escape(gauge.title), findings.share(gauge.value), escape(gauge.wanted)])
+          for gauge in findings.regime(*runs)]  # fmt: skip
   note = f"{labels}. On validation, before SWIRL begins; mean over the seeds."
   return section("The regime", note, table(("", "found", "wanted"), rows))
 

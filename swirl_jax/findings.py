@@ -7,6 +7,7 @@ out, and named in `missing`.
 import dataclasses
 import json
 import pathlib
+import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -226,16 +227,22 @@ def gamed(run: RunFolder) -> list[str]:
   return found
 
 
-def regime(run: RunFolder) -> list[Gauge]:
-  """Is there room to improve, and a judge to improve by? On validation, before SWIRL begins."""
-  where = {"split": "validation", "method": "warmup"}
-  fwm, idm, best = (last(run, model=m, **where) for m in ("fwm", "idm", "best_of"))
-  n = value(best, "n")
+def regime(*runs: RunFolder) -> list[Gauge]:
+  """Is there room to improve, and a judge to improve by? On validation, before SWIRL begins; the
+  mean of the runs that have a number.
+  """
+
+  def mean(model: str, metric: str) -> float | None:
+    rows = (last(run, model=model, split="validation", method="warmup") for run in runs)
+    found = [v for row in rows if (v := value(row, metric)) is not None]
+    return statistics.mean(found) if found else None
+
+  n, one, some = (mean("best_of", name) for name in ("n", "single", "pass"))
   return [
-    Gauge("Warm FWM, changed content", value(fwm, "changed_exact"), 0.30, 0.75),
-    Gauge("Warm IDM, by meaning", value(idm, "match"), 0.70),
-    Gauge(f"IDM's best of {8 if n is None else n}, whole state", value(best, "pick"),
-          note=f"one sample {share(value(best, 'single'))}, any {share(value(best, 'pass'))}"),
+    Gauge("Warm FWM, changed content", mean("fwm", "changed_exact"), 0.30, 0.75),
+    Gauge("Warm IDM, by meaning", mean("idm", "match"), 0.70),
+    Gauge(f"IDM's best of {8 if n is None else n}, whole state", mean("best_of", "pick"),
+          note=f"one sample {share(one)}, any {share(some)}"),
   ]
 
 

@@ -22,8 +22,8 @@ class Stage:
   measured from. fields: what is trained ("y": the FWM's part, "z": the IDM's).
   data: the source of batches for each field: "unlabelled", or one of `settings.SOURCES`; confident:
   the share of pseudo-labels that serve.
-  updates: updates of this method since the warm-up, when the stage is over. splits: what its model
-  is scored on at the end, as the parts `scored` (with shared weights a phase changes both).
+  updates: of its model by this method since the warm-up, when the stage is over. splits: what that
+  model is scored on at the end, as the parts `scored` (with shared weights a phase changes both).
   """
 
   name: str
@@ -80,7 +80,9 @@ def make_plan(settings: Settings) -> tuple[Stage, ...]:
     "swirl", phases, swirl.order * swirl.iterations, warm, results, reset=swirl.reset_reference
   )
   stages += alternation
-  updates = {"y": 0, "z": 0} | {stage.fields[0]: stage.updates for stage in alternation}
+  updates = {"y": 0, "z": 0}
+  for stage in alternation:
+    updates[stage.fields[0]] += stage.steps
   for name in settings.compare:
     stages += _rival(name, settings, warm, updates)
   return tuple(stages)
@@ -122,7 +124,7 @@ def _alternation(
         reference=reference[field],
         scored=("y", "z") if shared else (field,),
         iteration=kinds[: position + 1].count(kind),
-        updates=updates[field],
+        updates=sum(updates.values()) if shared else updates[field],
         splits=("validation",) if (left if shared else kind in left) else FINAL,
       )
     )

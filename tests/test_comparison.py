@@ -1,5 +1,6 @@
 """A comparison: the configs of its runs, what is counted, and a whole one on a tiny world."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -36,10 +37,17 @@ def test_methods_have_as_many_updates_as_swirl(world):
   found = {}
   for stage in stages:
     if stage.method != "warmup" and not stage.name.endswith("-warmup"):
-      found.setdefault(stage.method, {})[stage.fields[0]] = stage.updates
+      by_field = found.setdefault(stage.method, {})
+      by_field[stage.fields[0]] = by_field.get(stage.fields[0], 0) + stage.steps
+  last = {(stage.method, stage.fields[0]): stage.updates for stage in stages}
   assert set(found) == {"swirl", *run.compare}
   for method, by_field in found.items():
     assert all(count == updates[field] for field, count in by_field.items()), method
+    mine = {field: last[method, field] for field in by_field}
+    if method == "paper_shared":  # both phases train its one model
+      assert mine["z"] == sum(updates.values())
+    else:
+      assert mine == by_field
   assert set(found["idm_self"]) == {"z"} and set(found["paper_shared"]) == {"y", "z"}
 
 
@@ -127,6 +135,21 @@ def folder(shift=0, seconds=0.5):
 def step(method, kind, iteration, number, seconds):
   return {"stage": kind, "method": method, "kind": kind, "iteration": iteration, "step": number,
           "perf": {"seconds": seconds}}  # fmt: skip
+
+
+def test_the_regime_is_the_mean_of_the_seeds():
+  """What stands beside it too: the FWM's samples, one and the best of them."""
+  runs = []
+  for fwm, single in ((0.4, 0.2), (0.6, 0.3)):
+    best = {"n": 8, "pick": 0.5, "single": single, "pass": 2 * single}
+    found = [
+      row("warmup", "fwm", "validation", 0.1, metrics={"changed_exact": fwm}),
+      row("warmup", "best_of", "validation", 0.5, metrics=best),
+    ]
+    runs.append(dataclasses.replace(folder(), evaluations=found))
+  fwm, idm, best = findings.regime(*runs)
+  assert (fwm.value, idm.value, best.value) == (0.5, None, 0.5)
+  assert best.title.startswith("IDM's best of 8") and best.note == "one sample 0.250, any 0.500"
 
 
 def test_the_table_by_hand():
