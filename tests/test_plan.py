@@ -90,7 +90,7 @@ def test_comparisons_have_as_many_updates_as_swirl():
 
 def test_what_is_scored_at_the_end():
   """The warm-up, the last phase of each model and every comparison are scored on all splits."""
-  for weights, full in (("separate", 7), ("shared", 5)):
+  for weights, full in (("separate", 6), ("shared", 4)):
     stages = plan.make_plan(made(weights=weights))
     assert [x.splits for x in stages if x.name == "pretrain"] == [()]
     assert sum(x.splits == plan.FINAL for x in stages) == full

@@ -159,7 +159,6 @@ WRONG = [
   ("rivals.labels_only.confident", 0, "confident = 0.0: allowed is a share above 0, at most 1"),
   ("rivals.labels_only.iterations", 0, "iterations = 0: allowed is a whole number from 1"),
   ("rivals.paper_phase1.weights", "one", "weights = 'one': allowed are ['separate', 'shared']"),
-  ("rivals.paper_phase1.phase1.reference", "frozen", "rivals.paper_phase1.phase1.reference = 'fr"),
   ("rivals", {"swirl": {"title": "x", "sft": SFT}}, "rivals.swirl: the name has another meaning"),
   ("phase1.guidance", 0.5, "config.phase1: guidance = 0.5: allowed is a number from 1"),
   ("phase1.validate_every", -1, "config.phase1: validate_every = -1: allowed is a whole number fr"),
@@ -186,6 +185,13 @@ def test_a_kl_in_the_reward_needs_beta():
   c = put("phase1.kl_in", "reward")
   c["phase1"] |= {"kl": "k1", "beta": 0.0}
   with pytest.raises(ValueError, match=r"phase1\.kl_in = 'reward' needs phase1\.beta above 0"):
+    settings.from_config(c)
+
+
+def test_a_rivals_phase_is_checked_as_swirls():
+  c = put("rivals.paper_phase1.phase1.reference", "frozen")
+  c["compare"] = ("paper_phase1",)
+  with pytest.raises(ValueError, match="rivals.paper_phase1.phase1.reference = 'frozen': set"):
     settings.from_config(c)
 
 
