@@ -13,7 +13,7 @@ from swirl_jax.data import builders, fast_tokenizers
 from swirl_jax.models import hf_export, huggingface, vocabulary
 from swirl_jax.settings import from_config
 from tests import tiny
-from tests.models import test_huggingface as tiny_files
+from tests.models import tiny_files
 
 
 def fake_run(folder, **model):

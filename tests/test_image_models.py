@@ -20,7 +20,7 @@ from swirl_jax.models import safetensors_files
 from swirl_jax.settings import from_config
 from tests.data import test_images_world as pictures
 from tests.data.test_tokenize_job import encode
-from tests.models import test_huggingface as tiny_files
+from tests.models import tiny_files
 
 LAYOUT = {"gemma": "liquid", "chameleon": "chameleon"}
 

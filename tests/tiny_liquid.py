@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from swirl_jax.data import fast_tokenizers
-from tests.models import test_huggingface as tiny_files
+from tests.models import tiny_files
 
 CODES = 32  # as of `vq_folder` in tests/data/test_images_world.py
 LIQUID = ("<boi>", "<eoi>", "<start_of_turn>", "<end_of_turn>")

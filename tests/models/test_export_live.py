@@ -8,7 +8,7 @@ from swirl_jax.data import fast_tokenizers
 from swirl_jax.models import hf_export, huggingface, transformer
 from swirl_jax.models.attention import softcap
 from swirl_jax.types import Segment
-from tests.models import test_huggingface as tiny_files
+from tests.models import tiny_files
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -1,6 +1,4 @@
-"""Checkpoints in and out: every number in its place, bit for bit, on one device and on a mesh; and
-what is wrong with a file is named.
-"""
+"""Checkpoints in and out: every number in its place, bit for bit, on one device and on a mesh."""
 
 import json
 import os
@@ -13,118 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from swirl_jax import sharding
-from swirl_jax.models import hf_export, huggingface, safetensors_files, variants
-from swirl_jax.models.safetensors_files import CheckpointFilesError
-
-V, D, L, H, K, F = 40, 16, 2, 4, 2, 24
-
-BASE = {
-  "vocab_size": V, "hidden_size": D, "num_hidden_layers": L, "num_attention_heads": H,
-  "num_key_value_heads": K, "intermediate_size": F, "max_position_embeddings": 64,
-  "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": False,
-  "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
-  "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-FAMILIES = {
-  "llama": {},
-  "mistral": {"sliding_window": 5},
-  "qwen2": {"tie_word_embeddings": True},
-  "qwen3": {"head_dim": 6, "attention_bias": True},
-  "gemma": {"tie_word_embeddings": True, "hidden_act": "gelu_pytorch_tanh", "head_dim": 6},
-  "gemma2": {"tie_word_embeddings": True, "head_dim": 6, "sliding_window": 5},
-  "gemma3_text": {"tie_word_embeddings": True, "head_dim": 6, "sliding_window": 5},
-  "olmo2": {},
-  "chameleon": {"vocabulary_map": {}},
-}
-NORMS = {  # before "_layernorm"
-  "olmo2": ("post_attention", "post_feedforward"),
-  "gemma2": ("input", "post_attention", "pre_feedforward", "post_feedforward"),
-}
-NORMS["gemma3_text"] = NORMS["gemma2"]
-
-
-def config_of(family: str, vocab_size: int = V) -> dict:
-  gemma = {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"}
-  config = BASE | {"model_type": family, "vocab_size": vocab_size} | FAMILIES[family]
-  if family in ("gemma2", "gemma3_text"):
-    config |= gemma | {"query_pre_attn_scalar": 6}
-  if family == "gemma3_text":
-    config["rope_parameters"] = {
-      f"{kind}_attention": BASE["rope_parameters"] for kind in ("full", "sliding")
-    }
-  return config | {"architectures": [variants.FAMILIES[family].architecture]}
-
-
-def tensors(family: str, vocab_size: int = V) -> tuple[dict, dict]:
-  """(config.json, {name: array}) of a tiny random model, by the names that transformers gives."""
-  config = config_of(family, vocab_size)
-  d = config.get("head_dim", D // H)
-  shapes = {"model.embed_tokens.weight": (vocab_size, D), "model.norm.weight": (D,)}
-  if not config["tie_word_embeddings"]:
-    shapes["lm_head.weight"] = (vocab_size, D)
-  for i in range(L):
-    block = f"model.layers.{i}."
-    shapes |= {
-      f"{block}{norm}_layernorm.weight": (D,)
-      for norm in NORMS.get(family, ("input", "post_attention"))
-    }
-    heads = {"q": H, "k": K, "v": K}
-    at = block + "self_attn."
-    shapes |= {f"{at}{x}_proj.weight": (n * d, D) for x, n in heads.items()}
-    shapes |= {
-      at + "o_proj.weight": (D, H * d), block + "mlp.gate_proj.weight": (F, D),
-      block + "mlp.up_proj.weight": (F, D), block + "mlp.down_proj.weight": (D, F),
-    }  # fmt: skip
-    if family == "qwen2" or config.get("attention_bias"):
-      shapes |= {f"{at}{x}_proj.bias": (n * d,) for x, n in heads.items()}
-    if config.get("attention_bias"):
-      shapes[at + "o_proj.bias"] = (D,)
-    if family in ("qwen3", "gemma3_text"):
-      shapes |= {f"{at}{x}_norm.weight": (d,) for x in "qk"}
-    if family == "olmo2":
-      shapes |= {f"{at}{x}_norm.weight": (heads[x] * d,) for x in "qk"}
-    if family == "chameleon":
-      shapes |= {f"{at}{x}_norm.{y}": (heads[x], d) for x in "qk" for y in ("weight", "bias")}
-  rng = np.random.default_rng(0)
-  centred = family.startswith("gemma")
-  mean = lambda name: float(not centred and name.endswith("norm.weight"))  # noqa: E731
-  draw = lambda name, shape: mean(name) + 0.3 * rng.normal(size=shape)  # noqa: E731
-  return config, {n: draw(n, s).astype(np.float32) for n, s in shapes.items()}
-
-
-def write(folder, config, arrays, *, shards: int = 1):
-  folder.mkdir(exist_ok=True)
-  (folder / "config.json").write_text(json.dumps(config))
-  if shards == 1:
-    save_file(arrays, folder / "model.safetensors")
-    return folder
-  index = {}
-  for i in range(shards):
-    file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
-    held = dict(list(arrays.items())[i::shards])
-    save_file(held, folder / file)
-    index |= dict.fromkeys(held, file)
-  (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-  return folder
-
-
-def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1):
-  devices = jax.devices()[: data * fsdp * tensor]
-  return sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor, devices=devices)
-
-
-def read(folder) -> dict[str, np.ndarray]:
-  return {k: v for f in sorted(folder.glob("*.safetensors")) for k, v in load_file(f).items()}
-
-
-def assert_same_bits(found: dict, expected: dict):
-  assert found.keys() == expected.keys()
-  for name, array in expected.items():
-    assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
-    assert found[name].tobytes() == np.ascontiguousarray(array).tobytes(), name
+from swirl_jax.models import hf_export, huggingface, safetensors_files
+from tests.models.tiny_files import (
+  FAMILIES,
+  D,
+  H,
+  K,
+  L,
+  assert_same_bits,
+  mesh_of,
+  read,
+  tensors,
+  write,
+)
 
 
 @pytest.fixture
@@ -292,184 +194,6 @@ def test_generation_config(tmp_path):
     tmp_path / "out", *found[1::-1], found.hf_config, generation=given, overwrite=True
   )
   assert given.items() <= json.loads((out / "generation_config.json").read_text()).items()
-
-
-# ----------------------------------------------------------------------------------------- errors
-
-Q = "model.layers.1.self_attn.q_proj.weight"
-
-
-def edit(folder, change, file="model.safetensors"):
-  arrays = load_file(folder / file)
-  change(arrays)
-  save_file(arrays, folder / file)
-
-
-def set_to(name, value):
-  return lambda arrays: arrays.__setitem__(name, value)
-
-
-def spoil(name, value):
-  def change(arrays):
-    arrays[name] = arrays[name].copy()
-    arrays[name].flat[7] = value
-
-  return change
-
-
-@pytest.mark.parametrize(
-  "change, message",
-  [
-    (lambda a: a.pop(Q), r"tensor '{q}': in none of the safetensors files of {folder}"),
-    (set_to(Q, np.zeros((D, D + 1), np.float32)), r"{at}: found shape \(16, 17\), expected \(16, "),
-    (set_to(Q, np.zeros((D, D), np.int8)), r"{at}: dtype I8; allowed are F32, BF16, F16"),
-    (set_to(Q, np.zeros((D, D), np.float64)), r"{at}: dtype F64; allowed are"),
-    (spoil(Q, np.nan), r"{at}: NaN or infinity"),
-    (spoil(Q, -np.inf), r"{at}: NaN or infinity"),
-    (set_to("model.layers.2.mlp.up_proj.weight", np.zeros((F, D), np.float32)), "'model.layers.2"),
-    (set_to("model.layers.0.self_attn.q_proj.bias", np.zeros(D, np.float32)), "no such tensor"),
-  ],
-)
-def test_a_tensor_that_is_wrong_is_named_with_its_file(tmp_path, change, message):
-  folder = write(tmp_path / "in", *tensors("llama"))
-  edit(folder, change)
-  at = f"tensor '{Q}' in {folder / 'model.safetensors'}"
-  with pytest.raises(CheckpointFilesError, match=message.format(q=Q, folder=folder, at=at)):
-    huggingface.load(folder, mesh_of())
-
-
-def test_nan_in_bfloat16_is_seen(tmp_path):
-  config, arrays = tensors("llama")
-  half = {n: a.astype(jnp.bfloat16) for n, a in arrays.items()}
-  half[Q][3, 3] = np.nan
-  with pytest.raises(CheckpointFilesError, match=f"tensor '{Q}' in .*: NaN"):
-    huggingface.load(write(tmp_path / "in", config, half), mesh_of())
-
-
-def test_a_missing_shard_is_named(tmp_path):
-  folder = write(tmp_path / "in", *tensors("llama"), shards=3)
-  (folder / "model-00002-of-00003.safetensors").unlink()
-  with pytest.raises(
-    CheckpointFilesError, match=r"tensor 'model.norm.weight' and \d+ more: the shard .*00002-of-00"
-  ):
-    huggingface.load(folder, mesh_of())
-
-
-@pytest.mark.parametrize("left", [0, 7, 200, -1])
-def test_a_shard_cut_short_is_named(tmp_path, left):
-  """Nothing left, not even the header's length, half a header, all but the last byte."""
-  folder = write(tmp_path / "in", *tensors("llama"), shards=3)
-  file = folder / "model-00002-of-00003.safetensors"
-  file.write_bytes(file.read_bytes()[:left])
-  with pytest.raises(CheckpointFilesError, match=f"tensor '.*' in {file}: cut short"):
-    huggingface.load(folder, mesh_of())
-
-
-def test_a_shard_that_is_not_what_the_index_says(tmp_path):
-  folder = write(tmp_path / "in", *tensors("llama"), shards=3)
-  file = "model-00002-of-00003.safetensors"
-  edit(folder, lambda a: a.pop("model.norm.weight"), file)
-  with pytest.raises(CheckpointFilesError, match=f"'model.norm.weight' is not in .*{file}"):
-    huggingface.load(folder, mesh_of())
-
-
-def test_bytes_that_belong_to_no_tensor(tmp_path):
-  folder = write(tmp_path / "in", *tensors("llama"))
-  file = folder / "model.safetensors"
-  whole = file.read_bytes()
-  file.write_bytes(whole + b"more")
-  with pytest.raises(CheckpointFilesError, match=f"{file}: 4 bytes behind its last tensor"):
-    huggingface.load(folder, mesh_of())
-  length = int.from_bytes(whole[:8], "little")
-  table = json.loads(whole[8 : 8 + length])
-  table["model.norm.weight"]["data_offsets"] = [0, 64]  # where another tensor lies
-  text = json.dumps(table).encode()
-  file.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
-  with pytest.raises(CheckpointFilesError, match="tensor '.*its header is damaged .it begins at"):
-    huggingface.load(folder, mesh_of())
-
-
-def test_damaged_files_are_named(tmp_path):
-  folder = write(tmp_path / "in", *tensors("llama"))
-  file = folder / "model.safetensors"
-  file.write_bytes(file.read_bytes()[:8] + b"?" + file.read_bytes()[9:])
-  with pytest.raises(CheckpointFilesError, match=f"{file}: its header is damaged"):
-    huggingface.load(folder, mesh_of())
-  file.unlink()
-  with pytest.raises(CheckpointFilesError, match="neither model.safetensors nor .*index.json"):
-    huggingface.load(folder, mesh_of())
-  (folder / "config.json").write_text("{")
-  with pytest.raises(ValueError, match="config.json: not JSON"):
-    huggingface.load(folder, mesh_of())
-  (folder / "config.json").unlink()
-  with pytest.raises(ValueError, match="no config.json there"):
-    huggingface.load(folder, mesh_of())
-
-
-def test_a_tied_head_that_is_stored_must_be_the_embedding(tmp_path):
-  config, arrays = tensors("qwen2")
-  arrays["lm_head.weight"] = arrays["model.embed_tokens.weight"].copy()
-  assert "head" not in huggingface.load(write(tmp_path / "a", config, arrays), mesh_of()).params
-  arrays["lm_head.weight"][5, 5] += 1
-  with pytest.raises(CheckpointFilesError, match="'lm_head.weight' in .*: differs from the embed"):
-    huggingface.load(write(tmp_path / "b", config, arrays), mesh_of())
-
-
-def test_computed_buffers_of_old_checkpoints_are_no_weights(tmp_path):
-  config, arrays = tensors("llama")
-  arrays["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(2, np.float32)
-  huggingface.load(write(tmp_path / "in", config, arrays), mesh_of())
-
-
-def test_another_model_in_the_files_is_taken_along(tmp_path):
-  config, arrays = tensors("llama")
-  arrays["model.vqmodel.quantize.embedding.weight"] = np.arange(6, dtype=np.float32).reshape(2, 3)
-  found = huggingface.load(write(tmp_path / "in", config, arrays, shards=2), mesh_of())
-  out = hf_export.save(tmp_path / "out", *found[1::-1], found.hf_config, rest=found.rest)
-  assert_same_bits(read(out), arrays)
-
-
-def test_settings_that_cannot_be(tmp_path):
-  folder = write(tmp_path / "in", *tensors("llama"))
-  with pytest.raises(ValueError, match="dtype = 'float16': allowed are"):
-    huggingface.load(folder, mesh_of(), dtype="float16")
-  found = huggingface.load(folder, mesh_of())
-  with pytest.raises(ValueError, match="shard size = 0 bytes"):
-    hf_export.save(tmp_path / "out", *found[1::-1], found.hf_config, shard_bytes=0)
-
-
-# -------------------------------------------------------------------------------------------- hub
-
-
-def test_a_name_that_is_neither_folder_nor_hub_name(tmp_path):
-  with pytest.raises(ValueError, match="no such folder, and no owner/name of the Hub"):
-    huggingface.resolve(tmp_path / "nothing")
-
-
-def test_without_a_network_one_error_says_what_to_do(tmp_path, monkeypatch):
-  import huggingface_hub
-
-  def fail(name, **_):
-    raise huggingface_hub.errors.LocalEntryNotFoundError("no connection\nand a long story")
-
-  monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-  with pytest.raises(ValueError, match="'org/model': no such folder.*no connection.*no network"):
-    huggingface.resolve("org/model")
-
-
-def test_a_hub_name_is_fetched(tmp_path, monkeypatch):
-  import huggingface_hub
-
-  asked = {}
-
-  def fetch(name, **settings):
-    asked.update(settings, name=name)
-    return str(tmp_path)
-
-  monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-  assert huggingface.resolve("org/model", revision="v1") == tmp_path
-  assert (asked["name"], asked["revision"]) == ("org/model", "v1")
-  assert not any(p.endswith((".bin", ".pt", ".pth")) for p in asked["allow_patterns"])
 
 
 # -------------------------------------------------------------------------------------- processes
