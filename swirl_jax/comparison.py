@@ -225,12 +225,15 @@ def curves(runs: Sequence[RunFolder], name: str) -> tuple[list[int], np.ndarray]
 
 
 def by_iteration(runs: Sequence[RunFolder], name: str, model: str) -> np.ndarray:
-  """Validation score after the warm-up and after each iteration of a method. [runs, 1 + K]"""
+  """Validation score after the warm-up, its own where it has one (shared weights), and after each
+  iteration of a method. [runs, 1 + K]
+  """
   metric, rows = {"fwm": "exact", "idm": "match"}[model], []
+  where = {"model": model, "split": "validation"}
   for run in runs:
-    first = findings.value(findings.last(run, model=model, split="validation", method="warmup"),
-                           metric)  # fmt: skip
-    mine = findings.rows(run, model=model, split="validation", method=name)
+    own = findings.last(run, method=name, iteration=0, **where)
+    first = findings.value(own or findings.last(run, method="warmup", **where), metric)
+    mine = findings.rows(run, method=name, **where)
     last = {row["iteration"]: findings.value(row, metric) for row in mine if row["iteration"]}
     rows.append([first, *(last[i] for i in sorted(last))])
   return np.array(rows, float)

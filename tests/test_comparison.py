@@ -185,6 +185,10 @@ def test_curves_and_iterations():
   assert x == [4, 8, 12, 16] and values.shape == (2, 4)
   found = comparison.by_iteration(runs, "swirl", "fwm")
   np.testing.assert_allclose(found, [[0.2, 0.4, 0.5]] * 2)
+  for run in runs:  # shared weights have a warm-up of their own
+    run.evaluations.insert(0, row("swirl", "fwm", "validation", 0.1))
+  found = comparison.by_iteration(runs, "swirl", "fwm")
+  np.testing.assert_allclose(found, [[0.1, 0.4, 0.5]] * 2)
 
 
 def test_the_best_factor_of_each_method_is_chosen():
