@@ -3,15 +3,22 @@
     python -m swirl_jax.main --config=configs/miniwob.py --workdir=runs/miniwob
 
 It needs the extra `miniwob`, chromium and chromium-driver. Steps are minigrid's: not tuned.
+
+`--config=configs/miniwob.py:short` has the pages with short texts alone, labels for few of their
+transitions, and small batches: the world of docs/results.md.
 """
 
 from configs import minigrid
 
+SETTINGS = ("default", "short")
 
-def get_config():
+
+def get_config(setting="default"):
+  if setting not in SETTINGS:
+    raise ValueError(f"configs/miniwob.py:{setting}: allowed are {', '.join(SETTINGS)}.")
   c = minigrid.get_config()
   c.world = {
-    "name": "miniwob", "seed": 0, "labelled": 2000, "bpe": 1024,
+    "name": "miniwob", "seed": 0, "labelled": 2000, "bpe": 1024, "longest": 700,
     "tasks": (
       "choose-list", "click-checkboxes-soft", "click-tab-2-hard", "email-inbox-nl-turk",
       "enter-time", "form-sequence-2", "login-user", "multi-orderings", "navigate-tree",
@@ -24,4 +31,23 @@ def get_config():
     {"d_model": 144, "n_layers": 4, "n_heads": 6, "n_kv_heads": 6, "head_dim": 24, "d_ff": 384}
   )
   c.data.update({"fwm_labels": 0, "idm_labels": 0})
+  if setting == "short":
+    short(c)
   return c
+
+
+def short(c):
+  """One state has at most 56 tokens."""
+  c.world.update({
+    "tasks": ("enter-time", "login-user", "multi-orderings", "use-spinner"),
+    "heldout_tasks": ("enter-password",), "longest": 160, "bpe": 2048,
+    "train": 250, "validation": 15, "test": 25, "heldout": 40,
+  })  # fmt: skip
+  c.model.update(
+    {"d_model": 128, "n_layers": 4, "n_heads": 4, "n_kv_heads": 4, "head_dim": 32, "d_ff": 352}
+  )
+  c.data.update({"fwm_labels": 300, "idm_labels": 1000})
+  for stage in (c.pretrain, c.warmup_fwm, c.warmup_idm):
+    stage.batch = 32
+  for phase in (c.phase1, c.phase2):
+    phase.update({"prompts": 32, "keep": 16, "anchor": 16})

@@ -63,17 +63,17 @@ TASKS = {
 HELDOUT = ("click-checkboxes", "enter-password", "multi-layouts")
 TRAINED = tuple(task for task in TASKS if task not in HELDOUT)
 SPLITS = ("train", "validation", "test", "heldout")
-# Of the splits: episodes of each task.
+# Of the splits: episodes of each task. longest: letters of x and of y.
 DEFAULTS = {
-  **{"seed": 0, "tasks": TRAINED, "heldout_tasks": HELDOUT},
+  **{"seed": 0, "tasks": TRAINED, "heldout_tasks": HELDOUT, "longest": 700},
   **{"train": 150, "validation": 10, "test": 20, "heldout": 30},
 }
 
 TURNS = 12  # actions of an episode
 PATIENCE = 6  # after so many of them, the collector is ready to end the episode
-LONGEST = 700  # letters of a state; longer ones are counted and dropped
 TEMPORARY = 44  # bytes of the temporary folder's path: a socket's, 62 longer, may have 107
 SEEDS = 1_000_000  # page seeds of one split
+_RANGES = {"seed": (0, 2**31 - 1), "longest": (100, 10_000), **dict.fromkeys(SPLITS, (1, SEEDS))}
 TIME_LIMIT = 60.0  # seconds of an episode
 PACKAGES = ("miniwob", "selenium")
 PAGE_LIMIT = 15.0  # seconds to load a page
@@ -106,8 +106,7 @@ def _browser() -> str | None:
 
 def check(settings: Mapping[str, Any]) -> None:
   """ValueError: the setting that is wrong, or what is not installed, and how to install it."""
-  for name in ("seed", *SPLITS):
-    low, high = (0, 2**31 - 1) if name == "seed" else (1, SEEDS)
+  for name, (low, high) in _RANGES.items():
     value = settings[name]
     if type(value) is not int or not low <= value <= high:
       raise ValueError(f"miniwob: {name} is {value!r}, must be an integer from {low} to {high}")
@@ -140,7 +139,8 @@ def episodes(settings: Mapping[str, Any]) -> list[Episode]:
     for task in settings["heldout_tasks" if split == "heldout" else "tasks"]:
       for i in range(settings[split]):
         seed = (settings["seed"] * len(SPLITS) + place) * SEEDS + i
-        found.append(Episode(f"{split}-{task}-{i}", task, split, {"task": task, "seed": seed}))
+        arguments = {"task": task, "seed": seed, "longest": settings["longest"]}
+        found.append(Episode(f"{split}-{task}-{i}", task, split, arguments))
   return found
 
 
@@ -207,8 +207,12 @@ def session(settings: Mapping[str, Any]) -> Iterator[Callable[[Episode], Played]
 # -- an episode ------------------------------------------------------------------------------------
 
 
-def rollout(script: Callable[..., dict[str, Any]], *, task: str, seed: int) -> Played:
-  """An episode in a page that has just been loaded; `script(code, *arguments)` runs code in it."""
+def rollout(
+  script: Callable[..., dict[str, Any]], *, task: str, seed: int, longest: int
+) -> Played:
+  """An episode in a page that has just been loaded; `script(code, *arguments)` runs code in it. A
+  step from or to a state of more than `longest` letters gives no line, and is counted.
+  """
   draw = np.random.default_rng(seed)
   ends = re.compile(TASKS[task])
   seen = script("return swirl.start(arguments[0])", str(seed))
@@ -230,7 +234,7 @@ def rollout(script: Callable[..., dict[str, Any]], *, task: str, seed: int) -> P
       counts["unchanged"] += 1
       idle.update(((x, action.phrase), action.phrase))
       continue
-    if max(len(x), len(y)) > LONGEST:
+    if max(len(x), len(y)) > longest:
       counts["too_long"] += 1
     else:
       lines.append({"x": x, "y": y, "z": action.phrase, "turn": turn})

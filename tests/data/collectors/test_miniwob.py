@@ -61,8 +61,8 @@ class Login:
     }
 
 
-def played(seed=3, **page):
-  return miniwob.rollout(Login(**page), task="login-user", seed=seed)
+def played(seed=3, longest=700, **page):
+  return miniwob.rollout(Login(**page), task="login-user", seed=seed, longest=longest)
 
 
 # -- texts -----------------------------------------------------------------------------------------
@@ -188,15 +188,21 @@ def test_steps_without_effect_are_counted_and_become_rare():
       self.count += given[:2] == (0, "click")
       return page("Press.", {"text": str(self.count)}, *(item("button", f" {i}") for i in range(6)))
 
-  episodes = [miniwob.rollout(Buttons(), task="login-user", seed=seed) for seed in range(40)]
+  episodes = [
+    miniwob.rollout(Buttons(), task="login-user", seed=seed, longest=700) for seed in range(40)
+  ]
   assert all(len(p.lines) + p.counts["unchanged"] == miniwob.TURNS for p in episodes)
   share = sum(p.counts["unchanged"] for p in episodes) / (40 * miniwob.TURNS)
   assert 0 < share < 0.65
 
 
 def test_long_states_are_counted():
-  lines, counts = played(note="x" * miniwob.LONGEST)
-  assert not lines and counts["too_long"] > 0
+  whole, _ = played(note="note")
+  most = max(len(text) for line in whole for text in (line["x"], line["y"]))
+  assert played(note="note", longest=most).lines == whole
+  lines, counts = played(note="note", longest=most - 1)
+  assert lines == [n for n in whole if max(len(n["x"]), len(n["y"])) < most] != whole
+  assert counts["too_long"] == len(whole) - len(lines)
 
 
 def test_nothing_to_do_is_an_empty_episode():

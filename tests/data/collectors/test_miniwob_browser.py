@@ -45,7 +45,7 @@ def own(tmp_path, monkeypatch):
 
   def write(body):
     (tmp_path / "own.html").write_text(OWN % body)
-    return Episode("own", "own", "train", {"task": "own", "seed": 1})
+    return Episode("own", "own", "train", {"task": "own", "seed": 1, "longest": 700})
 
   monkeypatch.setattr(miniwob, "_pages", lambda: tmp_path)
   monkeypatch.setitem(miniwob.TASKS, "own", "Submit")
