@@ -8,24 +8,31 @@ groups and numbers of updates, and how they are tuned. Three seeds are a pilot; 
 `configs/comparison.py:test` runs it all in minutes, and learns nothing.
 """
 
+import functools
+
 import ml_collections
 
-from configs import minigrid, minigrid_pixels
+from configs import minigrid, minigrid_pixels, miniwob
 from configs import test as test_config
 
-WORLDS = {"minigrid": minigrid, "minigrid_pixels": minigrid_pixels, "test": test_config}
+WORLDS = {
+  "minigrid": minigrid.get_config,
+  "minigrid_pixels": minigrid_pixels.get_config,
+  "miniwob": functools.partial(miniwob.get_config, "short"),
+  "test": test_config.get_config,
+}
 # Of Phase I and II an iteration: what five runs of all methods have time for, on two cores.
-UPDATES = {"minigrid": (50, 15), "minigrid_pixels": (25, 8)}
+UPDATES = {"minigrid": (50, 15), "minigrid_pixels": (25, 8), "miniwob": (15, 5)}
 CURVE = 5  # points of a curve of scores by samples
 
 
 def get_config(world="minigrid"):
   if world not in WORLDS:
     raise ValueError(f"configs/comparison.py:{world}: allowed are {', '.join(WORLDS)}.")
-  run = WORLDS[world].get_config().to_dict()
+  run = WORLDS[world]().to_dict()
   if world in UPDATES:
     run["phase1"]["steps"], run["phase2"]["steps"] = UPDATES[world]
-    run["evaluation"] |= {"test": 600, "heldout": 300, "turns": 3, "chains": 20, "gallery": 4}
+    run["evaluation"] |= {"turns": 3, "chains": 20, "gallery": 4}
   run["rivals"] = rivals(run)
   run["compare"] = tuple(run["rivals"])
   updates = run["swirl"]["iterations"] * run["phase1"]["steps"]

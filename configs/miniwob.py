@@ -37,7 +37,7 @@ def get_config(setting="default"):
 
 
 def short(c):
-  """One state has at most 56 tokens."""
+  """One state has at most 56 tokens. Few updates, so that rates rise in few."""
   c.world.update({
     "tasks": ("enter-time", "login-user", "multi-orderings", "use-spinner"),
     "heldout_tasks": ("enter-password",), "longest": 160, "bpe": 2048,
@@ -46,8 +46,15 @@ def short(c):
   c.model.update(
     {"d_model": 128, "n_layers": 4, "n_heads": 4, "n_kv_heads": 4, "head_dim": 32, "d_ff": 352}
   )
-  c.data.update({"fwm_labels": 300, "idm_labels": 1000})
-  for stage in (c.pretrain, c.warmup_fwm, c.warmup_idm):
+  c.data.update({"fwm_labels": 400, "idm_labels": 1000})
+  c.pretrain.steps = 250
+  c.warmup_fwm.update({"steps": 100, "validate_every": 50})
+  c.warmup_idm.update({"steps": 200, "validate_every": 100})
+  rivals = [rival.sft for rival in c.rivals.values() if "sft" in rival]
+  for stage in (c.pretrain, c.warmup_fwm, c.warmup_idm, *rivals):
     stage.batch = 32
+    stage.optimizer.warmup_steps = 5
   for phase in (c.phase1, c.phase2):
-    phase.update({"prompts": 32, "keep": 16, "anchor": 16})
+    phase.update({"prompts": 16, "keep": 8, "anchor": 8})
+    phase.optimizer.warmup_steps = 5
+  c.evaluation.update({"validation": 200, "test": 400, "heldout": 200})
