@@ -16,7 +16,9 @@ import logging as stdlib_logging
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +29,7 @@ from ml_collections import config_flags
 
 def _run(config: Mapping[str, Any], folder: str, cores: Sequence[int]) -> None:
   """A run in a process of its own; what it prints goes to log.txt."""
+  threading.Thread(target=stop_with_parent, daemon=True).start()
   os.sched_setaffinity(0, cores)  # before jax counts them
   path = pathlib.Path(folder)
   path.mkdir(parents=True, exist_ok=True)
@@ -48,6 +51,14 @@ def _run(config: Mapping[str, Any], folder: str, cores: Sequence[int]) -> None:
       jax.config.update("jax_compilation_cache_dir", str(path.parent / "compiled"))
     stdlib_logging.getLogger("jax").setLevel(stdlib_logging.WARNING)
     train.train(train.prepare(config, folder))
+
+
+def stop_with_parent() -> None:
+  """Sends this process SIGTERM once its parent is gone, however that ended: a run then saves and
+  stops. Returns no earlier; for a thread.
+  """
+  multiprocessing.parent_process().join()
+  os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _together(jobs: Mapping[pathlib.Path, Mapping[str, Any]], parallel: int, title: str) -> None:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -249,6 +250,40 @@ def test_tuning_decides_the_rates_of_the_seeds(tmp_path, monkeypatch):
   tuned = json.loads((tmp_path / "comparison.json").read_text())["factors"]["labels_only"]
   assert tuned["0.3"] > tuned["1"]
   assert "× 0.3" in (tmp_path / "comparison.html").read_text()
+
+
+PARENT = """
+import multiprocessing, pathlib, signal, sys, threading, time
+from swirl_jax import compare
+
+def child(folder):
+  signal.signal(signal.SIGTERM, lambda *_: (folder / "stopped").touch() or sys.exit())
+  threading.Thread(target=compare.stop_with_parent, daemon=True).start()
+  (folder / "began").touch()
+  time.sleep(60)
+
+if __name__ == "__main__":
+  multiprocessing.get_context("spawn").Process(
+    target=child, args=(pathlib.Path(sys.argv[1]),)).start()
+"""
+
+
+@pytest.mark.multiprocess
+def test_runs_stop_when_the_comparison_is_killed(tmp_path):
+  def appears(name):
+    until = time.monotonic() + 50
+    while not (tmp_path / name).exists() and time.monotonic() < until:
+      time.sleep(0.05)
+    return (tmp_path / name).exists()
+
+  (tmp_path / "parent.py").write_text(PARENT)
+  parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", tmp_path],
+                            env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+  try:
+    assert appears("began") and not (tmp_path / "stopped").exists()
+  finally:
+    parent.kill()
+  assert appears("stopped")
 
 
 @pytest.mark.slow
