@@ -37,18 +37,18 @@ def get_config(setting="default"):
 
 
 def short(c):
-  """One state has at most 56 tokens. Few updates, so that rates rise in few."""
+  """Forms whose text is short. Few updates, so that rates rise in few."""
   c.world.update({
-    "tasks": ("enter-time", "login-user", "multi-orderings", "use-spinner"),
-    "heldout_tasks": ("enter-password",), "longest": 160, "bpe": 2048,
+    "tasks": ("enter-time", "simple-algebra", "text-transform", "use-spinner"),
+    "heldout_tasks": ("simple-arithmetic",), "longest": 140, "bpe": 1024,
     "train": 250, "validation": 15, "test": 25, "heldout": 40,
   })  # fmt: skip
   c.model.update(
-    {"d_model": 128, "n_layers": 4, "n_heads": 4, "n_kv_heads": 4, "head_dim": 32, "d_ff": 352}
+    {"d_model": 144, "n_layers": 4, "n_heads": 4, "n_kv_heads": 4, "head_dim": 36, "d_ff": 384}
   )
-  c.data.update({"fwm_labels": 400, "idm_labels": 1000})
-  c.pretrain.steps = 250
-  c.warmup_fwm.update({"steps": 100, "validate_every": 50})
+  c.data.update({"fwm_labels": 300, "idm_labels": 1000})
+  c.pretrain.steps = 400
+  c.warmup_fwm.update({"steps": 150, "validate_every": 50})
   c.warmup_idm.update({"steps": 200, "validate_every": 100})
   rivals = [rival.sft for rival in c.rivals.values() if "sft" in rival]
   for stage in (c.pretrain, c.warmup_fwm, c.warmup_idm, *rivals):

@@ -59,9 +59,13 @@ TASKS = {
   "click-checkboxes": _SUBMIT,
   "enter-password": _SUBMIT,
   "multi-layouts": _SUBMIT,
+  "simple-algebra": _SUBMIT,
+  "simple-arithmetic": _SUBMIT,
+  "text-transform": _SUBMIT,
 }
 HELDOUT = ("click-checkboxes", "enter-password", "multi-layouts")
-TRAINED = tuple(task for task in TASKS if task not in HELDOUT)
+SHORT = ("simple-algebra", "simple-arithmetic", "text-transform")  # not among the defaults
+TRAINED = tuple(task for task in TASKS if task not in HELDOUT + SHORT)
 SPLITS = ("train", "validation", "test", "heldout")
 # Of the splits: episodes of each task. longest: letters of x and of y.
 DEFAULTS = {
