@@ -22,7 +22,7 @@ WORLDS = {
   "test": test_config.get_config,
 }
 # Of Phase I and II an iteration: what five runs of all methods have time for, on two cores.
-UPDATES = {"minigrid": (50, 15), "minigrid_pixels": (25, 8), "miniwob": (20, 6)}
+UPDATES = {"minigrid": (50, 15), "minigrid_pixels": (25, 8), "miniwob": (12, 4)}
 CURVE = 5  # points of a curve of scores by samples
 
 

@@ -46,10 +46,10 @@ def short(c):
   c.model.update(
     {"d_model": 144, "n_layers": 4, "n_heads": 4, "n_kv_heads": 4, "head_dim": 36, "d_ff": 384}
   )
-  c.data.update({"fwm_labels": 300, "idm_labels": 1000})
-  c.pretrain.steps = 400
-  c.warmup_fwm.update({"steps": 150, "validate_every": 50})
-  c.warmup_idm.update({"steps": 200, "validate_every": 100})
+  c.data.update({"fwm_labels": 150, "idm_labels": 1000})
+  c.pretrain.steps = 200
+  c.warmup_fwm.update({"steps": 100, "validate_every": 50})
+  c.warmup_idm.update({"steps": 120, "validate_every": 60})
   rivals = [rival.sft for rival in c.rivals.values() if "sft" in rival]
   for stage in (c.pretrain, c.warmup_fwm, c.warmup_idm, *rivals):
     stage.batch = 32
@@ -57,4 +57,4 @@ def short(c):
   for phase in (c.phase1, c.phase2):
     phase.update({"prompts": 16, "keep": 8, "anchor": 8})
     phase.optimizer.warmup_steps = 5
-  c.evaluation.update({"validation": 200, "test": 400, "heldout": 200})
+  c.evaluation.update({"validation": 150, "test": 300, "heldout": 100})
