@@ -8,8 +8,6 @@ groups and numbers of updates, and how they are tuned. Three seeds are a pilot; 
 `configs/comparison.py:test` runs it all in minutes, and learns nothing.
 """
 
-import functools
-
 import ml_collections
 
 from configs import minigrid, minigrid_pixels, miniwob
@@ -18,7 +16,7 @@ from configs import test as test_config
 WORLDS = {
   "minigrid": minigrid.get_config,
   "minigrid_pixels": minigrid_pixels.get_config,
-  "miniwob": functools.partial(miniwob.get_config, "short"),
+  "miniwob": lambda: miniwob.get_config("short"),
   "test": test_config.get_config,
 }
 # Of Phase I and II an iteration: what five runs of all methods have time for, on two cores.
