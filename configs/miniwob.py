@@ -4,8 +4,8 @@
 
 It needs the extra `miniwob`, chromium and chromium-driver. Steps are minigrid's: not tuned.
 
-`--config=configs/miniwob.py:short` has the pages with short texts alone, labels for few of their
-transitions, and small batches: the world of docs/results.md.
+`--config=configs/miniwob.py:short` has forms with short texts alone, few labels, short warm-ups and
+small batches: the web world of docs/results.md.
 """
 
 from configs import minigrid

@@ -283,6 +283,7 @@ def test_runs_stop_when_the_comparison_is_killed(tmp_path):
     assert appears("began") and not (tmp_path / "stopped").exists()
   finally:
     parent.kill()
+    parent.wait()
   assert appears("stopped")
 
 
