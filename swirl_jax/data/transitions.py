@@ -93,13 +93,16 @@ def chains(records: Sequence[Record], length: int) -> list[tuple[int, ...]]:
 def sequences(records: Sequence[Record], most: int) -> list[tuple[int, ...]]:
   """All records as runs of transitions that follow each other, as indices into `records`.
 
-  Within an episode, sorted by turn, a run goes on while y_t = x_{t+1}; a record that was dropped
-  ends it. Each maximal run is cut from its start into pieces of `most`, which do not overlap, the
-  last one shorter where it doesn't divide.
+  Episodes come in the order of their first records. Within one, sorted by turn, a run goes on while
+  y_t = x_{t+1}; a record that was dropped ends it. Each maximal run is cut from its start into
+  pieces of `most`, which do not overlap, the last one shorter where it doesn't divide.
   """
   if most < 1:
     raise ValueError(f"a chain's length is {most}, must be 1 or more")
-  order = sorted(range(len(records)), key=lambda i: (records[i].episode, records[i].turn))
+  first: dict[str, int] = {}
+  for i, record in enumerate(records):
+    first.setdefault(record.episode, i)
+  order = sorted(range(len(records)), key=lambda i: (first[records[i].episode], records[i].turn))
   runs: list[list[int]] = []
   for previous, i in itertools.pairwise([None, *order]):
     follows = previous is not None and (

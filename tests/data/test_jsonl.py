@@ -240,7 +240,7 @@ def test_calls_of_one_document_are_told_apart_by_what_is_asked(tmp_path):
   ]
   splits, counts = prepared(tmp_path, trained + met + new, met="prompt", labelled=2)
   for split in ("validation", "test"):
-    assert [(r.x, r.z) for r in splits[split]] == [("doc", "other 2"), ("doc 2", "call 2")]
+    assert {(r.x, r.z) for r in splits[split]} == {("doc", "other 2"), ("doc 2", "call 2")}
     assert counts[split] == {"kept": 2, "episodes": 2, "without_z": 0, "dropped": 2}
   with pytest.raises(ValueError, match="split 'validation': .* of 4 training has met x or y"):
     world(tmp_path, trained + met + new, labelled=2)
@@ -272,6 +272,27 @@ def test_the_same_file_and_seed_give_the_same_records(tmp_path):
   assert len(one["labelled"]) == 50
   assert len({r.episode for r in one["labelled"][:20]}) > 5  # the first n are a sample
   assert all(not r.z and not r.action for r in one["unlabelled"])
+
+
+def test_the_first_of_an_evaluation_split_are_whole_episodes_of_all_levels(tmp_path):
+  lines = [
+    {"x": f"s{e} {t}", "y": f"s{e} {t + 1}", "z": "go", "episode": f"{e:02}", "split": split,
+     "level": "early" if e < 30 else "late"}
+    for e in range(60) for t in range(4) for split in [("train", "validation", "test")[e % 3]]
+  ]  # fmt: skip
+  orders = []
+  for seed in (0, 1):
+    folder = tmp_path / str(seed)
+    folder.mkdir()
+    test = prepared(folder, lines, seed=seed, labelled=20)[0]["test"]
+    order = [r.episode for r in test]
+    names = list(dict.fromkeys(order))
+    assert len(names) == 20 and order == [name for name in names for _ in range(4)]
+    assert [r.turn for r in test] == [*range(4)] * 20
+    assert {r.level for r in test[:32]} == {"early", "late"}
+    assert transitions.chains(test, 4) == [tuple(range(at, at + 4)) for at in range(0, 80, 4)]
+    orders.append(names)
+  assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
 
 
 def test_a_line_may_name_its_split_and_levels_are_held_out_whole(tmp_path):

@@ -48,10 +48,10 @@ def test_chains_follow_the_states_and_never_cross_episodes():
     record("c", "d", 2),  # order on disk does not matter
     record("a", "b", 0),
     record("b", "c", 1),
-    record("d", "e", 0, "f"),  # continues the states, but in another episode
-    record("e", "g", 1, "f"),
-    record("x", "y", 3, "f"),  # turn 2 was dropped
-    record("y", "x", 4, "f"),
+    record("d", "e", 0, "a"),  # continues, but in another episode (whose name sorts first)
+    record("e", "g", 1, "a"),
+    record("x", "y", 3, "a"),  # turn 2 was dropped
+    record("y", "x", 4, "a"),
   ]
   assert transitions.chains(records, 1) == [(1,), (2,), (0,), (3,), (4,), (5,), (6,)]
   assert transitions.chains(records, 2) == [(1, 2), (3, 4), (5, 6)]

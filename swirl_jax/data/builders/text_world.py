@@ -6,7 +6,8 @@ Episodes, never transitions, are divided between training and evaluation: those 
 split and those of held-out levels as they say, the others by a hash of seed and episode. In
 training a transition that occurs twice is kept once; an evaluation transition that was met there
 (`MET` says what that is) is dropped, as is one without an action. All of it is counted in the
-builder's metadata.
+builder's metadata. Training splits are in a random order of their transitions, evaluation splits in
+one of their episodes, whose turns stay together: the first n records of each are a sample of it.
 """
 
 import dataclasses
@@ -84,14 +85,18 @@ def assign(lines: Sequence[Line], settings: Mapping[str, Any]) -> dict[str, str]
       found[n.episode] = n.split or "heldout"
     else:
       free.add(n.episode)
-  by_chance = lambda name: hashlib.sha256(f"{settings['seed']}/{name}".encode()).digest()  # noqa: E731
-  order = sorted(free, key=by_chance)
+  order = sorted(free, key=lambda name: _by_chance(name, settings))
   for split in ("validation", "test"):
     share = settings.get(split, 0)
     count = max(1, round(share * len(free))) if share else 0
     found |= dict.fromkeys(order[:count], split)
     order = order[count:]
   return found | dict.fromkeys(order, "train")
+
+
+def _by_chance(episode: str, settings: Mapping[str, Any]) -> bytes:
+  """What puts episodes into a random order, a function of the seed and their names."""
+  return hashlib.sha256(f"{settings['seed']}/{episode}".encode()).digest()
 
 
 def divide(
@@ -116,6 +121,7 @@ def divide(
   met = {key for n in training for key in keys(n)}
   for name in transitions.EVALUATION_SPLITS:
     acted = [n for n in parts[name] if n.z]
+    acted.sort(key=lambda n: _by_chance(n.episode, settings))
     splits[name] = [n for n in acted if not keys(n) & met]
     counts[name] = {
       "without_z": len(parts[name]) - len(acted), "dropped": len(acted) - len(splits[name]),
@@ -243,7 +249,7 @@ class TextWorld(TransitionBuilder):
   """Transitions of a file of lines; `info.metadata` holds the counts."""
 
   source: Source  # what it writes
-  VERSION = tfds.core.Version("1.0.0")  # raise it whenever the same file gives other records
+  VERSION = tfds.core.Version("1.1.0")  # raise it whenever the same file gives other records
 
   def _split_generators(self, dl_manager):
     self.info.metadata.update(self.source.counts)
