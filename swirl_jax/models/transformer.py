@@ -252,7 +252,7 @@ class Transformer(nn.Module):
       kv = ()
       for i in range(c.n_layers):
         if isinstance(layers, tuple):
-          params = inputs_first(layers[i]), None
+          params = layers[i], None
         else:
           params = jax.tree.map(lambda p, i=i: p[i], (layers, adapters))
         h, kv_l = layer_of(c.sliding[i])(h, params, shared and shared[i], cache and cache[i])
@@ -396,9 +396,8 @@ def empty_cache(config: TransformerConfig, batch: int, group: int, length: int):
 
 
 def split_layers(params: Any, config: TransformerConfig, after: jax.Array) -> Any:
-  """The parameters for a loop of many passes over few rows. Where layers are unrolled, each gets
-  arrays of its own: a slice of the stack is a copy, and XLA moves plain slices into the loop, to
-  every pass. Its kernels lie `outputs_first`.
+  """The parameters for a loop of many passes. Where layers are unrolled, each gets arrays of its
+  own: a slice of the stack is a copy, and XLA moves plain slices into the loop, to every pass.
 
   `after`, a non-negative integer that the program computes, keeps them out of the loop, and the
   copies from being made before it is known, so that they use the memory of what came before.
@@ -410,32 +409,6 @@ def split_layers(params: Any, config: TransformerConfig, after: jax.Array) -> An
 
   def take(i):
     at = lambda p: jax.lax.dynamic_index_in_dim(p, i + zero, keepdims=False)  # noqa: E731
-    return outputs_first(jax.tree.map(at, params["layers"]))
+    return jax.tree.map(at, params["layers"])
 
   return {**params, "layers": tuple(take(i) for i in range(config.n_layers))}
-
-
-def outputs_first(layer: Any) -> Any:
-  """One layer's kernels with the axes that a product sums over last, not first.
-
-  Where a product has few rows, XLA's CPU backend spends much of it on bringing a kernel into this
-  order, at every call anew.
-  """
-  return _with_kernels(layer, lambda kernel, inputs: jnp.moveaxis(kernel, *_ends(inputs)))
-
-
-def inputs_first(layer: Any) -> Any:
-  """Undoes `outputs_first`; inside the loop, where the product takes the view for the kernel."""
-  return _with_kernels(layer, lambda kernel, inputs: jnp.moveaxis(kernel, *_ends(inputs)[::-1]))
-
-
-def _ends(count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """The first `count` axes, and the last."""
-  return tuple(range(count)), tuple(range(-count, 0))
-
-
-def _with_kernels(layer: Any, change) -> Any:
-  out = {name: dict(part) for name, part in layer.items()}
-  for name, (part, inputs) in lora.TARGETS.items():
-    out[part][name] = change(out[part][name], inputs)
-  return out
