@@ -250,7 +250,8 @@ class DataSettings:
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
   """splits: those that are scored, if the world has them; validation, test, heldout, failing: the
-  most transitions of each; best_of: samples the IDM picks from; turns: length of a rollout.
+  most transitions of each, its first ones; best_of: samples the IDM picks from; turns: length of a
+  rollout.
   """
 
   validation: int = 400

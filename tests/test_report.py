@@ -280,6 +280,15 @@ def test_outside_the_regime_is_said(tmp_path):
   assert "OUTSIDE 0.30–0.75" in table and "outside the regime, 0.30–0.75" in text
 
 
+def test_a_judge_whose_choice_is_no_better_than_one_sample_is_said_to_be(tmp_path):
+  assert "in ≥ 0.50 (one sample 0.500, any 0.900)" in page(fabricate(tmp_path))[0]
+  log = tmp_path / "evaluations.jsonl"
+  log.write_text(log.read_text().replace('"pick": 0.81', '"pick": 0.49'))
+  table, text = page(tmp_path)
+  assert "0.490  OUTSIDE ≥ 0.50 (one sample 0.500, any 0.900)" in table
+  assert "outside the regime, ≥ 0.50 (one sample 0.500, any 0.900)" in text
+
+
 def test_a_reward_that_is_gamed_is_said_to_be(tmp_path):
   table, text = page(fabricate(tmp_path, exact=EXACT | {"swirl": 0.35}))
   line = r"the reward rose \(-0.\d\d to -0.\d\d\) while the FWM’s score on validation fell "
