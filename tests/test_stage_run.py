@@ -21,6 +21,7 @@ def stage(tmp_path_factory):
   c = test_config.get_config().to_dict()
   c["data"]["fwm_labels"] = 0
   c["warmup_fwm"] |= {"turns": TURNS, "validate_every": 0, "patience": 0}
+  c["warmup_fwm"]["optimizer"] |= {"learning_rate": 1e-2, "warmup_steps": 0}
   settings = from_config(c)
   world = builders.get("minigrid", {k: v for k, v in c["world"].items() if k != "name"})
   data = inputs.load(settings, world, str(tmp_path_factory.mktemp("data")))
@@ -64,7 +65,7 @@ def test_every_label_is_in_one_sequence(stage):
 def test_a_warm_up_on_sequences_goes_on_bit_for_bit(stage):
   rows, params, saved = trained(stage)
   assert [row["step"] for row in rows] == list(range(6)) and set(saved) == {2, 4}
-  assert rows[-1]["nll_y"] < rows[0]["nll_y"]
+  assert rows[-1]["nll_y"] < 0.8 * rows[0]["nll_y"]
   again, same, _ = trained(stage, saved[4])
   assert again == rows[4:]
   jax.tree.map(np.testing.assert_array_equal, params, same)
