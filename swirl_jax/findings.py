@@ -230,8 +230,8 @@ def gamed(run: RunFolder) -> list[str]:
 
 def regime(*runs: RunFolder) -> list[Gauge]:
   """Is there room to improve, and a judge to improve by? On validation, before SWIRL begins; the
-  mean of the runs that have a number. An IDM whose choice is no better than one sample can name
-  actions, and still not tell a right next state from a wrong one.
+  mean of the runs that have a number. An IDM can name actions and still not tell a right next
+  state from a wrong one: then its choice is no better than one sample.
   """
 
   def mean(model: str, metric: str) -> float | None:

@@ -6,37 +6,23 @@ import platform
 
 import jaxlib.version
 
-# glibc's malloc.h and Linux's mman.h
+# glibc's malloc.h
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-_MADV_HUGEPAGE = 14
-_LARGE_PAGE = 2**21  # of x86, and of Arm with pages of 4 kB
-_IN_LARGE_PAGES = 2**30  # bytes of the heap
 
 
 def keep_freed_memory() -> bool:
-  """Has glibc keep what is freed for the next step, and asks for large pages for the heap's next
-  GiB; elsewhere nothing changes. Returns whether it is kept.
+  """Has glibc keep what is freed for the next step; elsewhere nothing changes. Returns whether.
 
   XLA's CPU backend frees its temporaries after every step. By default glibc gives large ones back
   to the kernel, which must then clear and map every page anew: a fifth of the CPU time of a small
   model's step (`benchmarks/kept_memory.py`). Memory stays at its peak instead of falling between
-  steps. A step also reads more small pages than the processor remembers the places of; a kernel
-  that has no large ones leaves them small. For the whole process, so the programs call it and the
-  library does not; before the first computation, since a thread keeps the arena that it began with.
+  steps. For the whole process, so the programs call it and the library does not; before the first
+  computation, since a thread keeps the arena that it began with.
   """
   if platform.libc_ver()[0] != "glibc":
     return False
-  libc = ctypes.CDLL(None)
-  options = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _ARENA_MAX: 1}
-  kept = [libc.mallopt(name, value) for name, value in options.items()]
-  # The heap grows by a block that is freed untouched: its addresses stay, it uses no memory.
-  libc.malloc.restype = ctypes.c_void_p
-  block = libc.malloc(ctypes.c_size_t(_IN_LARGE_PAGES))
-  if block:
-    start = -(-block // _LARGE_PAGE) * _LARGE_PAGE
-    size = ctypes.c_size_t(_IN_LARGE_PAGES - _LARGE_PAGE)
-    libc.madvise(ctypes.c_void_p(start), size, _MADV_HUGEPAGE)
-    libc.free(ctypes.c_void_p(block))
+  mallopt = ctypes.CDLL(None).mallopt
+  kept = [mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, 2**31 - 1), mallopt(_ARENA_MAX, 1)]
   return all(kept)
 
 

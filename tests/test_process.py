@@ -1,6 +1,5 @@
 """What is freed stays with the process, and what is compiled quickly computes the same."""
 
-import os
 import platform
 import subprocess
 import sys
@@ -33,29 +32,6 @@ def test_steps_map_no_memory_anew():
                          check=True)  # fmt: skip
     faults[how] = int(out.stdout)
   assert faults["keep"] < 0.2 * faults["give back"], faults
-
-
-LARGE = """
-from swirl_jax import process
-assert process.keep_freed_memory()
-parts = open("/proc/self/smaps").read().split("[heap]")[1:]
-flags = [part.split("VmFlags:")[1].splitlines()[0].split() for part in parts]
-sizes = [int(part.split("Size:")[1].split()[0]) for part in parts]
-used = [int(part.split("Rss:")[1].split()[0]) for part in parts]
-advised = [i for i, names in enumerate(flags) if "hg" in names]
-print(sum(sizes[i] for i in advised) // 1024, sum(used) // 1024)
-"""
-
-
-@pytest.mark.multiprocess
-@pytest.mark.skipif(
-  not os.path.exists("/sys/kernel/mm/transparent_hugepage") or platform.libc_ver()[0] != "glibc",
-  reason="a kernel without large pages, or another C library",
-)
-def test_a_gigabyte_of_the_heap_may_lie_in_large_pages_and_is_not_used_yet():
-  out = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
-  advised, used = map(int, out.stdout.split())
-  assert advised in range(1020, 1024) and used < 200, out.stdout
 
 
 QUICK = """

@@ -280,7 +280,7 @@ def test_outside_the_regime_is_said(tmp_path):
   assert "OUTSIDE 0.30–0.75" in table and "outside the regime, 0.30–0.75" in text
 
 
-def test_a_judge_whose_choice_is_no_better_than_one_sample_is_said_to_be(tmp_path):
+def test_a_judge_whose_choice_is_worse_than_one_sample_is_said_to_be(tmp_path):
   assert "in ≥ 0.50 (one sample 0.500, any 0.900)" in page(fabricate(tmp_path))[0]
   log = tmp_path / "evaluations.jsonl"
   log.write_text(log.read_text().replace('"pick": 0.81', '"pick": 0.49'))

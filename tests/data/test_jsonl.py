@@ -276,9 +276,9 @@ def test_the_same_file_and_seed_give_the_same_records(tmp_path):
 
 def test_the_first_of_an_evaluation_split_are_whole_episodes_of_all_levels(tmp_path):
   lines = [
-    {"x": f"s{e} {t}", "y": f"s{e} {t + 1}", "z": "go", "episode": f"{e:02}", "split": split,
-     "level": "early" if e < 30 else "late"}
-    for e in range(60) for t in range(4) for split in [("train", "validation", "test")[e % 3]]
+    {"x": f"s{e} {t}", "y": f"s{e} {t + 1}", "z": "go", "episode": f"{e:02}",
+     "split": ("train", "validation", "test")[e % 3], "level": "early" if e < 30 else "late"}
+    for e in range(60) for t in range(4)
   ]  # fmt: skip
   orders = []
   for seed in (0, 1):
