@@ -45,6 +45,7 @@ def _run(config: Mapping[str, Any], folder: str, cores: Sequence[int]) -> None:
     from swirl_jax import process, train
 
     process.keep_freed_memory()
+    process.repeat_on_gpu()
     if config.get("compile") == "quick":
       process.compile_quickly()
     if jax.config.jax_compilation_cache_dir is None:  # the runs have most programs in common

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from swirl_jax.models.attention import softcap
+from swirl_jax.models.products import einsum
 
 
 def _chunks(x: jax.Array, width: int) -> jax.Array:
@@ -41,9 +42,7 @@ def _width(rows: int, length: int, chunk: int) -> int:
 
 
 def _logits(hidden, head, cap):
-  logits = jnp.einsum(
-    "ntd,dv->ntv", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32
-  )
+  logits = einsum("ntd,dv->ntv", hidden, head.astype(hidden.dtype), out=jnp.float32)
   return softcap(logits, cap)
 
 
@@ -113,8 +112,8 @@ def _push(h, head, targets, c, p, d_head, slope):
   """
   d_logits = c[..., None] * (_one_hot(targets, p.shape[-1]) - p)
   d_logits = (d_logits if slope is None else d_logits * slope).astype(h.dtype)
-  d_h = jnp.einsum("ntv,dv->ntd", d_logits, head.astype(h.dtype))
-  return d_h, d_head + jnp.einsum("ntd,ntv->dv", h, d_logits, preferred_element_type=jnp.float32)
+  d_h = einsum("ntv,dv->ntd", d_logits, head.astype(h.dtype))
+  return d_h, d_head + einsum("ntd,ntv->dv", h, d_logits, out=jnp.float32)
 
 
 def separable_loss(

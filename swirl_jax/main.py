@@ -18,6 +18,7 @@ def main(argv):
   from swirl_jax import process
 
   process.keep_freed_memory()
+  process.repeat_on_gpu()
   if flags.FLAGS.config.get("compile") == "quick":
     process.compile_quickly()
   coordinator = os.environ.get("SWIRL_COORDINATOR")  # set by launch/

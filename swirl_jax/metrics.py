@@ -260,7 +260,9 @@ def memory() -> dict[str, int]:
 
 
 def versions() -> dict[str, Any]:
-  """What a run was made with: packages, Python, platform, devices, the commit of this package."""
+  """What a run was made with: packages, Python, platform, devices, XLA's flags, the commit of this
+  package.
+  """
   packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "swirl_jax")
   devices = jax.devices()
   return {
@@ -270,6 +272,7 @@ def versions() -> dict[str, Any]:
     "device_kind": devices[0].device_kind,
     "device_count": len(devices),
     "process_count": jax.process_count(),
+    "xla_flags": os.environ.get("XLA_FLAGS", ""),
     "commit": _commit(Path(__file__).parent),
   }
 

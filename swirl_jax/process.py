@@ -26,6 +26,19 @@ def keep_freed_memory() -> bool:
   return all(kept)
 
 
+def repeat_on_gpu() -> None:
+  """Has XLA's GPU backend compute the same bits whenever it runs: sums in one order, and kernels
+  chosen by rule and not by a race, whose winner another process may not find.
+
+  Without it two runs on an H200 differed in the last bits of the fifth update, so that a resumed
+  run would not be the run that was never stopped. It also compiles faster. Before the backend
+  starts, which reads the flag then; it does nothing to other backends, and gives way to the same
+  flag in XLA_FLAGS.
+  """
+  given = os.environ.get("XLA_FLAGS", "")
+  os.environ["XLA_FLAGS"] = f"--xla_gpu_deterministic_ops=true {given}".strip()
+
+
 def compile_quickly() -> None:
   """Has XLA's CPU backend compile without LLVM's optimisations, and with the older of its two
   emitters where jaxlib still has both: in a fraction of the time, to slower code.

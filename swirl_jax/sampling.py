@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from swirl_jax import rng, sharding
 from swirl_jax.models import columns, transformer
 from swirl_jax.models.attention import softcap
+from swirl_jax.models.products import einsum
 from swirl_jax.sharding import BATCH
 from swirl_jax.types import Rollout, Segment
 
@@ -193,7 +194,7 @@ def rollout(
   rows = hidden.shape[0]  # B, or 2 B with guidance
 
   def put(out: Rollout, hidden, t):
-    logits = jnp.einsum("bgd,dv->bgv", hidden, head, preferred_element_type=jnp.float32)
+    logits = einsum("bgd,dv->bgv", hidden, head, out=jnp.float32)
     logits, policy = softcap(logits, config.final_softcap), None
     if guided:
       logits, policy = guide(logits, decoding.guidance)

@@ -16,11 +16,12 @@ import swirl_jax
 
 
 def main(argv):
-  from swirl_jax import codecs
+  from swirl_jax import codecs, process
   from swirl_jax.data import image_workers, tokenize_job
 
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  process.repeat_on_gpu()
   f = flags.FLAGS
   workers = len(os.sched_getaffinity(0)) if f.workers is None else f.workers
   try:

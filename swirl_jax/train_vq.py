@@ -17,11 +17,12 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   logging.set_verbosity(logging.WARNING)
-  from swirl_jax import vq_run  # after the flags, so that --help costs nothing
+  from swirl_jax import process, vq_run  # after the flags, so that --help costs nothing
   from swirl_jax.data import builders
   from swirl_jax.models.vq_training import VQTraining
   from swirl_jax.typed import build
 
+  process.repeat_on_gpu()
   folder = pathlib.Path(flags.FLAGS.workdir)
   try:
     config = flags.FLAGS.config.to_dict()

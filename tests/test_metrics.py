@@ -198,11 +198,13 @@ def test_peak_and_utilisation(kind, peak):
   assert metrics.mfu(1e15, 0.0, 4, device=device) is None
 
 
-def test_memory_and_versions():
+def test_memory_and_versions(monkeypatch):
+  monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
   assert 10**7 < metrics.memory()["host_peak_bytes"] < 10**12
   found = metrics.versions()
   assert found["jax"] == jax.__version__ and found["numpy"] == np.__version__
   assert found["device_count"] == jax.device_count() and found["device_kind"] == "cpu"
+  assert found["xla_flags"] == "--xla_gpu_deterministic_ops=true"
   assert {"python", "platform", "jaxlib", "flax", "optax", "orbax-checkpoint", "swirl_jax",
           "commit"} <= set(found)
   json.dumps(found)

@@ -1,4 +1,4 @@
-"""What is freed stays with the process, and what is compiled quickly computes the same."""
+"""What is freed stays with the process; what sets XLA's flags sets known ones, and keeps others."""
 
 import platform
 import subprocess
@@ -35,19 +35,22 @@ def test_steps_map_no_memory_anew():
   assert faults["keep"] < 0.2 * faults["give back"], faults
 
 
-QUICK = """
+FLAGS = """
 import os
 from swirl_jax import process
 os.environ["XLA_FLAGS"] = "--xla_cpu_enable_fast_math=false"
+process.repeat_on_gpu()
 process.compile_quickly()
-assert os.environ["XLA_FLAGS"].startswith("--xla_cpu_enable_fast_math=false --xla_backend_opt")
+flags = os.environ["XLA_FLAGS"].split()
+assert flags[:2] == ["--xla_gpu_deterministic_ops=true", "--xla_cpu_enable_fast_math=false"], flags
+assert flags[2] == "--xla_backend_optimization_level=0", flags
 import jax, jax.numpy as jnp
 print(jax.jit(lambda x: jax.nn.softmax(x) @ jnp.arange(4.0))(jnp.zeros(4)))
 """
 
 
 @pytest.mark.multiprocess
-def test_this_jaxlib_knows_the_flags_of_quick_compiling():
-  """An unknown flag in XLA_FLAGS ends the process. Flags that are there stay."""
-  out = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True)
+def test_this_jaxlib_knows_the_flags():
+  """An unknown flag in XLA_FLAGS ends the process. Of a flag given twice the later counts."""
+  out = subprocess.run([sys.executable, "-c", FLAGS], capture_output=True, text=True)
   assert (out.returncode, out.stdout.strip()) == (0, "1.5"), out.stderr

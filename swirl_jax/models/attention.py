@@ -8,6 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from swirl_jax.models.products import einsum
+
 MASKED = -1e30  # finite, so that a row in which everything is masked gives garbage and not NaN
 
 
@@ -64,13 +66,13 @@ def attend(
   """
   scores = []
   for axes, kv, mask in parts:
-    s = jnp.einsum(f"bkgrsd,{axes}dt->bkgrst", q, kv.k, preferred_element_type=jnp.float32) * scale
+    s = einsum(f"bkgrsd,{axes}dt->bkgrst", q, kv.k, out=jnp.float32) * scale
     scores.append(jnp.where(mask, softcap(s, cap), MASKED))
   top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
   weights = [jnp.exp(s - jax.lax.stop_gradient(top)) for s in scores]
   total = sum(w.sum(-1, keepdims=True) for w in weights)
   out = sum(
-    jnp.einsum(f"bkgrst,{axes}td->bkgrsd", w.astype(q.dtype), kv.v)
+    einsum(f"bkgrst,{axes}td->bkgrsd", w.astype(q.dtype), kv.v)
     for w, (axes, kv, _) in zip(weights, parts, strict=True)
   )
   return (out / total).astype(q.dtype)

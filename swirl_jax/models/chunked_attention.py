@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from swirl_jax.models.attention import KV, MASKED, near, softcap
+from swirl_jax.models.products import einsum
 
 
 class Keys(NamedTuple):
@@ -67,9 +68,7 @@ def _axes(kv: KV) -> str:
 
 def _scores(q, at, keys: Keys, window, scale, cap):
   """Scores and their mask [B, K, G, R, s, t] (the mask broadcasts)."""
-  s = jnp.einsum(
-    f"bkgrsd,{_axes(keys.kv)}dt->bkgrst", q, keys.kv.k, preferred_element_type=jnp.float32
-  )
+  s = einsum(f"bkgrsd,{_axes(keys.kv)}dt->bkgrst", q, keys.kv.k, out=jnp.float32)
   mask = keys.real[:, None, :, None, None, :] & ~near(at, keys.at, 0)
   if window is not None:
     mask = mask & near(at, keys.at, window)
@@ -99,10 +98,8 @@ def _forward(scale, cap, block, chunk, q, at, own, prefix, window):
       s = jnp.where(mask, s, MASKED)
       new = jnp.maximum(top, s.max(-1, keepdims=True))
       shrink, w = jnp.exp(top - new), jnp.exp(s - new)
-      more = jnp.einsum(
-        f"bkgrst,{_axes(keys.kv)}td->bkgrsd", w.astype(q.dtype), keys.kv.v,
-        preferred_element_type=jnp.float32,
-      )  # fmt: skip
+      axes = _axes(keys.kv)
+      more = einsum(f"bkgrst,{axes}td->bkgrsd", w.astype(q.dtype), keys.kv.v, out=jnp.float32)
       return new, total * shrink + w.sum(-1, keepdims=True), out * shrink + more
 
     one_each = jnp.zeros((*q_i.shape[:-1], 1), jnp.float32)
@@ -146,15 +143,15 @@ def _backward(scale, cap, block, chunk, saved, d_out):
       axes = _axes(keys.kv)
       s, mask = _scores(q_i, at_i, keys, window, scale, cap)
       p = jnp.where(mask, jnp.exp(jnp.where(mask, s, MASKED) - lse_i), 0.0)
-      f32 = {"preferred_element_type": jnp.float32}
-      d_p = jnp.einsum(f"bkgrsd,{axes}td->bkgrst", d_out_i, keys.kv.v, **f32)
+      f32 = {"out": jnp.float32}
+      d_p = einsum(f"bkgrsd,{axes}td->bkgrst", d_out_i, keys.kv.v, **f32)
       d_s = p * (d_p - delta_i) * scale
       if cap:
         d_s = d_s * (1.0 - jnp.square(s / cap))
       p, d_s = p.astype(q.dtype), d_s.astype(q.dtype)
-      d_q = d_q + jnp.einsum(f"bkgrst,{axes}dt->bkgrsd", d_s, keys.kv.k, **f32)
-      d_k = jnp.einsum(f"bkgrst,bkgrsd->{axes}dt", d_s, q_i, **f32)
-      d_v = jnp.einsum(f"bkgrst,bkgrsd->{axes}td", p, d_out_i, **f32)
+      d_q = d_q + einsum(f"bkgrst,{axes}dt->bkgrsd", d_s, keys.kv.k, **f32)
+      d_k = einsum(f"bkgrst,bkgrsd->{axes}dt", d_s, q_i, **f32)
+      d_v = einsum(f"bkgrst,bkgrsd->{axes}td", p, d_out_i, **f32)
       return d_q, KV(_add(d_kv.k, d_k, -1, j), _add(d_kv.v, d_v, -2, j))
 
     d_q, new = jnp.zeros(q_i.shape, jnp.float32), []

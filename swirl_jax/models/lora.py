@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from swirl_jax.models.products import einsum
+
 # Where a target lies in a layer, and how many axes of its kernel are inputs.
 TARGETS = {
   "qkv": ("attention", 1),  # [D, K, H/K + 2, d]
@@ -57,7 +59,8 @@ def adapt(layers: Any, adapters: Any, scale: float) -> Any:
       lead, rank = kernel.shape[:stacked], pair["a"].shape[-1]
       a = pair["a"].reshape(*lead, -1, rank).astype(jnp.float32)
       b = pair["b"].reshape(*lead, rank, -1).astype(jnp.float32)
-      out[part][target] = kernel + (scale * (a @ b)).reshape(kernel.shape).astype(kernel.dtype)
+      change = scale * einsum("...ir,...ro->...io", a, b)
+      out[part][target] = kernel + change.reshape(kernel.shape).astype(kernel.dtype)
   return out
 
 

@@ -25,6 +25,7 @@ from swirl_jax.models import lora
 from swirl_jax.models.attention import KV, attend, near, write_cache
 from swirl_jax.models.chunked_attention import Keys, chunked_attend
 from swirl_jax.models.norms import RMSNorm, WideNorm
+from swirl_jax.models.products import einsum
 from swirl_jax.models.rotary import rotary, rotate
 from swirl_jax.models.transformer_config import ACTIVATIONS, REMAT, TransformerConfig
 from swirl_jax.sharding import BATCH
@@ -74,7 +75,7 @@ class Attention(nn.Module):
     )
     qkv = self.param("qkv", kernel, (c.d_model, c.n_kv_heads, ratio + 2, c.head_dim))
     # As two axes: einsum over all of them would transpose the kernel, in decoding once a token.
-    x = h @ qkv.astype(dtype).reshape(m, -1)
+    x = einsum("bgsm,mx->bgsx", h, qkv.astype(dtype).reshape(m, -1))
     x = x.reshape(b, g, s, c.n_kv_heads, ratio + 2, c.head_dim).transpose(0, 3, 1, 4, 2, 5)
     if c.qkv_bias:
       bias = self.param("qkv_bias", nn.initializers.zeros, (c.n_kv_heads, ratio + 2, c.head_dim))
@@ -127,7 +128,7 @@ class Attention(nn.Module):
     )
     w = self.param("out", kernel, (kv_heads, ratio, c.head_dim, c.d_model))
     out = out.transpose(0, 2, 4, 1, 3, 5).reshape(b, g, s, -1)
-    out = out @ w.astype(dtype).reshape(-1, c.d_model)
+    out = einsum("bgsx,xm->bgsm", out, w.astype(dtype).reshape(-1, c.d_model))
     if c.out_bias:
       bias = self.param("out_bias", nn.initializers.zeros, (c.d_model,))
       out = out + bias.astype(dtype).reshape(1, 1, 1, -1)
@@ -150,14 +151,14 @@ class Mlp(nn.Module):
     c, dtype = self.config, h.dtype
     kernel = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2))
     gate_up = self.param("gate_up", kernel, (c.d_model, 2, c.d_ff))
-    x = jnp.einsum("bgsm,mcf->bgscf", h, gate_up.astype(dtype))
+    x = einsum("bgsm,mcf->bgscf", h, gate_up.astype(dtype))
     x = ACTIVATIONS[c.activation](x[..., 0, :]) * x[..., 1, :]
     down = self.param(
       "down",
       nn.initializers.variance_scaling(0.5 / c.n_layers, "fan_in", "normal"),
       (c.d_ff, c.d_model),
     )
-    return jnp.einsum("bgsf,fm->bgsm", x, down.astype(dtype))
+    return einsum("bgsf,fm->bgsm", x, down.astype(dtype))
 
 
 class Block(nn.Module):

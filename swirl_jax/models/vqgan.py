@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from swirl_jax.models.products import einsum, precision
 from swirl_jax.models.transformer_config import DTYPES
 
 EPS = 1e-6  # of every GroupNorm
@@ -144,7 +145,7 @@ class Conv(nn.Module):
     pads = ((side, side),) * 2 if self.stride == 1 else ((0, 1),) * 2
     y = jax.lax.conv_general_dilated(
       x, kernel.astype(x.dtype), (self.stride,) * 2, pads,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision(x),
     )  # fmt: skip
     return y + bias.astype(x.dtype).reshape(1, 1, 1, -1)
 
@@ -201,8 +202,8 @@ class AttnBlock(nn.Module):
     n, h, w, c = x.shape
     y = GroupNorm(self.groups, name="norm")(x)
     q, k, v = (Conv(c, 1, name=name)(y).reshape(n, h * w, c) for name in ("q", "k", "v"))
-    scores = jnp.einsum("nqc,nkc->nqk", q, k, preferred_element_type=jnp.float32) * c**-0.5
-    out = jnp.einsum("nqk,nkc->nqc", jax.nn.softmax(scores, -1).astype(x.dtype), v)
+    scores = einsum("nqc,nkc->nqk", q, k, out=jnp.float32) * c**-0.5
+    out = einsum("nqk,nkc->nqc", jax.nn.softmax(scores, -1).astype(x.dtype), v)
     return x + Conv(c, 1, name="proj_out")(out.reshape(n, h, w, c))
 
 
@@ -300,7 +301,7 @@ class VQGAN(nn.Module):
     |z|² decides nothing and is left out; the first of equals.
     """
     book = self.codebook.astype(jnp.float32)
-    dots = jnp.einsum("nhwe,je->nhwj", latents, book, precision=jax.lax.Precision.HIGHEST)
+    dots = einsum("nhwe,je->nhwj", latents, book)
     norms = jnp.square(book).sum(-1).reshape(1, 1, 1, -1)
     return jnp.argmin(norms - 2 * dots, axis=-1).astype(jnp.int32)
 
