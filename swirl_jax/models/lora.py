@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swirl_jax.models.products import einsum
+from swirl_jax.models.products import precision
 
 # Where a target lies in a layer, and how many axes of its kernel are inputs.
 TARGETS = {
@@ -59,7 +59,7 @@ def adapt(layers: Any, adapters: Any, scale: float) -> Any:
       lead, rank = kernel.shape[:stacked], pair["a"].shape[-1]
       a = pair["a"].reshape(*lead, -1, rank).astype(jnp.float32)
       b = pair["b"].reshape(*lead, rank, -1).astype(jnp.float32)
-      change = scale * einsum("...ir,...ro->...io", a, b)
+      change = scale * jnp.matmul(a, b, precision=precision(a, b, kernel))
       out[part][target] = kernel + change.reshape(kernel.shape).astype(kernel.dtype)
   return out
 

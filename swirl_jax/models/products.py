@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 
-def precision(*operands: jax.Array) -> jax.lax.Precision | None:
-  """What a product of these needs: HIGHEST if all are float32, else None, the backend's own.
+def precision(*arrays: jax.Array) -> jax.lax.Precision | None:
+  """What a product of these, or into one of these, needs: HIGHEST if all are float32, else None,
+  the backend's own.
 
   A gradient taken by JAX has the precision of the product that it is of.
   """
-  exact = all(operand.dtype == jnp.float32 for operand in operands)
+  exact = all(array.dtype == jnp.float32 for array in arrays)
   return jax.lax.Precision.HIGHEST if exact else None
 
 

@@ -57,9 +57,7 @@ def test_every_product_of_a_step_has_its_precision(name):
   model, algorithm = STEPS[name]
   assert of_a_step(tiny.config(**model), **algorithm) == {("f32", "f32", "HIGHEST")}
   fast = of_a_step(tiny.config(dtype="bfloat16", **model), **algorithm)
-  assert ("bf16", "bf16", "DEFAULT") in fast
-  exact = {found for found in fast if "HIGHEST" in found}
-  assert exact == ({("f32", "f32", "HIGHEST")} if "lora_rank" in model else set()), fast
+  assert ("bf16", "bf16", "DEFAULT") in fast and not any("HIGHEST" in found for found in fast)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
