@@ -62,14 +62,20 @@ def stop_with_parent() -> None:
   os.kill(os.getpid(), signal.SIGTERM)
 
 
+def shares(cores: Sequence[int], count: int) -> list[Sequence[int]]:
+  """The cores dealt out to `count` runs."""
+  return [cores[i::count] for i in range(count)]
+
+
 def _together(jobs: Mapping[pathlib.Path, Mapping[str, Any]], parallel: int, title: str) -> None:
-  """Runs all jobs, at most `parallel` at a time, and shows how far they are."""
+  """Runs all jobs, at most `parallel` at a time, each on its share of the cores, and shows how far
+  they are. The last ones, where fewer than `parallel` remain, share all cores.
+  """
   from swirl_jax import comparison, metrics
 
   cores = sorted(os.sched_getaffinity(0))
   parallel = min(parallel, len(jobs), len(cores))
-  shares = [cores[i::parallel] for i in range(parallel)]
-  free = list(shares)
+  free, rest = shares(cores, parallel), shares(cores, len(jobs) % parallel)
   total = sum(comparison.steps(config) for config in jobs.values())
   left, running = list(jobs.items()), {}
 
@@ -87,7 +93,8 @@ def _together(jobs: Mapping[pathlib.Path, Mapping[str, Any]], parallel: int, tit
       while left and free:
         folder, config = left.pop(0)
         mine = free.pop()
-        running[pool.submit(_run, config, str(folder), mine)] = folder, mine
+        at = rest[len(left)] if len(left) < len(rest) else mine
+        running[pool.submit(_run, config, str(folder), at)] = folder, mine
       finished, _ = concurrent.futures.wait(running, timeout=2.0)
       now = done()
       bar.update(now - seen, running=len(running))

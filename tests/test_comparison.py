@@ -1,5 +1,6 @@
 """A comparison: the configs of its runs, what is counted, and a whole one on a tiny world."""
 
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -250,6 +251,25 @@ def test_tuning_decides_the_rates_of_the_seeds(tmp_path, monkeypatch):
   tuned = json.loads((tmp_path / "comparison.json").read_text())["factors"]["labels_only"]
   assert tuned["0.3"] > tuned["1"]
   assert "× 0.3" in (tmp_path / "comparison.html").read_text()
+
+
+@pytest.mark.parametrize("count, parallel, expected", [
+  (3, 2, [{1, 3}, {0, 2}, {0, 1, 2, 3}]),
+  (5, 3, [{2}, {1}, {0, 3}, {1, 3}, {0, 2}]),
+  (2, 2, [{1, 3}, {0, 2}]),
+  (2, 1, [{0, 1, 2, 3}, {0, 1, 2, 3}]),
+])  # fmt: skip
+def test_the_last_runs_share_all_cores(count, parallel, expected, tmp_path, monkeypatch):
+  """Where fewer are left than may go side by side, a core beside them would stay idle."""
+  seen = {}
+  monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+  monkeypatch.setattr(compare, "_run", lambda _, folder, cores: seen.update({folder: set(cores)}))
+  monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor",
+                      lambda n, *_, **__: concurrent.futures.ThreadPoolExecutor(n))  # fmt: skip
+  run = comparison.seed_config(plan_of(), 0, {}, str(tmp_path))
+  folders = [tmp_path / str(i) for i in range(count)]
+  compare._together(dict.fromkeys(folders, run), parallel, "")
+  assert [seen[str(folder)] for folder in folders] == expected
 
 
 PARENT = """
