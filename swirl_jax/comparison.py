@@ -110,8 +110,8 @@ class Row(NamedTuple):
   exact: mean test exact match of the FWM, with its 95% interval (bootstrap over episodes, all
   seeds of an episode together). lead: SWIRL's exact minus this one's, with its paired interval.
   by_seed: exact of each seed. further: exact by further split. idm: mean test match. updates: of
-  the FWM. samples: transitions that they saw. cost: seconds of all its steps, each stage at its
-  median.
+  the FWM. samples: transitions that its steps rolled out or read as labels. cost: seconds of all
+  its steps, each stage at its median, and of annotating pairs with actions.
   """
 
   name: str
@@ -179,18 +179,21 @@ def _pooled(runs: Sequence[RunFolder], name: str, model: str) -> dict[str, list[
 
 def cost(run: RunFolder, name: str) -> float:
   """Seconds of a method's steps, each stage at its median step, which other work on the machine and
-  compilation don't move. 0 for the warm-up, which all methods share.
+  compilation don't move; and of decoding an action for every pair where it trains on those. 0 for
+  the warm-up, which all methods share.
   """
   by_stage: dict[tuple, list[float]] = {}
+  annotating = 0.0
   for row in run.steps:
     if row.get("method") == name and name != "warmup":
       key = row["stage"], row["iteration"]
       by_stage.setdefault(key, []).append(row["perf"]["seconds"])
-  return sum(len(times) * statistics.median(times) for times in by_stage.values())
+      annotating += row["perf"].get("annotating", 0.0)
+  return annotating + sum(len(times) * statistics.median(times) for times in by_stage.values())
 
 
 def _samples(run: RunFolder, name: str) -> int:
-  """Transitions that the updates of a method's FWM saw, labelled and unlabelled."""
+  """Transitions that the steps of a method's FWM rolled out or read as labels."""
   return max((x for x, _ in curve(run, name)), default=0)
 
 
@@ -207,7 +210,7 @@ def curve(run: RunFolder, name: str) -> list[tuple[int, float | None]]:
 
 
 def batch_sizes(config: Mapping[str, Any], name: str) -> dict[str, int]:
-  """Kind of stage → transitions that a step of a method's FWM sees."""
+  """Kind of stage → transitions that a step of a method's FWM rolls out or reads as labels."""
   method = config if name == "swirl" else config["rivals"].get(name, {})
   found = {}
   if method.get("phase1"):

@@ -4,6 +4,7 @@
 
 import dataclasses
 import functools
+import time
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -103,10 +104,18 @@ def seed_of(seed: int, *names) -> int:
   return zlib.crc32("/".join(map(str, (seed, *names))).encode())
 
 
-def annotate(role: TransformerRole, params, data: Transition, *, batch: int) -> Latents:
-  """The frozen model's greedy action for every pair of a source, on every process."""
-  found = one_step.decode(role, params, data, group=1, greedy=True, batch=batch)
-  return Latents(found.tokens[:, 0], found.mask[:, 0], found.logp[:, 0])
+def annotate(
+  role: TransformerRole, params, data: Transition, *, batch: int
+) -> tuple[Latents, float]:
+  """The frozen model's greedy action for every pair of a source, on every process; and the seconds
+  that took, compilation left out.
+  """
+  decode = functools.partial(one_step.decode, role, params, group=1, greedy=True, batch=batch)
+  decode(pipeline.take(data, np.arange(1)))  # compiles
+  began = time.perf_counter()
+  found = decode(data)
+  seconds = time.perf_counter() - began
+  return Latents(found.tokens[:, 0], found.mask[:, 0], found.logp[:, 0]), seconds
 
 
 def with_latents(

@@ -32,6 +32,7 @@ class StageRun:
     self.settings = stage.settings
     self.is_phase = stage.kind != "sft"
     self.best, self.latents, self.step = None, None, 0
+    self.annotating = None  # seconds that the latents took, until a row has told
     self.early = {"score": -1.0, "bad": 0}
     self.spec = programs.stage_spec(stage, run.players)
     if self.is_phase:
@@ -53,7 +54,7 @@ class StageRun:
     if stage.annotates:
       logging.info("%s: annotating the unlabelled pairs.", stage.name)
       frozen = run.whole(programs.frozen_copy(run.models[stage.frozen], config))
-      found = inputs.annotate(
+      found, self.annotating = inputs.annotate(
         run.players.idm, frozen, run.data.arrays["unlabelled"], batch=run.settings.evaluation.batch
       )
       self.latents = jax.device_put(found, sharding.replicated(run.mesh))
@@ -212,6 +213,8 @@ class StageRun:
   def _row(self, found, seconds: float) -> dict[str, Any]:
     stage = self.stage
     perf = scoring.perf(self.run, stage, found, seconds)
+    if self.annotating is not None:
+      perf["annotating"], self.annotating = self.annotating, None
     return {
       "stage": stage.name,
       "method": stage.method,

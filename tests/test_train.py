@@ -122,6 +122,9 @@ def test_a_run_leaves_what_reproduces_it(whole):
     "labels_only",
     "pseudo_labels",
   ]
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  annotating = [r["stage"] for r in map(json.loads, lines) if "annotating" in r["perf"]]
+  assert annotating == ["pseudo_labels"]  # told once
   positions = [row["position"] for row in rows(workdir)]
   assert positions == sorted(set(positions))
   scored = {(r["method"], r["model"], r["split"]) for r in rows(workdir, "evaluations.jsonl")}
