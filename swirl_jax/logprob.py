@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from swirl_jax.models.attention import softcap
-from swirl_jax.models.products import einsum
+from swirl_jax.models.numerics import einsum
 
 
 def _chunks(x: jax.Array, width: int) -> jax.Array:

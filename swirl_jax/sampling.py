@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from swirl_jax import rng, sharding
 from swirl_jax.models import columns, transformer
 from swirl_jax.models.attention import softcap
-from swirl_jax.models.products import einsum
+from swirl_jax.models.numerics import einsum
 from swirl_jax.sharding import BATCH
 from swirl_jax.types import Rollout, Segment
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swirl_jax.models.products import einsum
+from swirl_jax.models.numerics import einsum
 
 MASKED = -1e30  # finite, so that a row in which everything is masked gives garbage and not NaN
 

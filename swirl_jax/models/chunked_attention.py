@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from swirl_jax.models.attention import KV, MASKED, near, softcap
-from swirl_jax.models.products import einsum
+from swirl_jax.models.numerics import einsum
 
 
 class Keys(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swirl_jax.models.products import precision
+from swirl_jax.models.numerics import precision
 
 # Where a target lies in a layer, and how many axes of its kernel are inputs.
 TARGETS = {

@@ -25,7 +25,7 @@ from swirl_jax.models import lora
 from swirl_jax.models.attention import KV, attend, near, write_cache
 from swirl_jax.models.chunked_attention import Keys, chunked_attend
 from swirl_jax.models.norms import RMSNorm, WideNorm
-from swirl_jax.models.products import einsum
+from swirl_jax.models.numerics import add_bias, einsum, lookup
 from swirl_jax.models.rotary import rotary, rotate
 from swirl_jax.models.transformer_config import ACTIVATIONS, REMAT, TransformerConfig
 from swirl_jax.sharding import BATCH
@@ -79,7 +79,7 @@ class Attention(nn.Module):
     x = x.reshape(b, g, s, c.n_kv_heads, ratio + 2, c.head_dim).transpose(0, 3, 1, 4, 2, 5)
     if c.qkv_bias:
       bias = self.param("qkv_bias", nn.initializers.zeros, (c.n_kv_heads, ratio + 2, c.head_dim))
-      x = x + bias.astype(dtype)[None, :, None, :, None, :]
+      x = add_bias(x, bias[None, :, None, :, None, :])
     q, k, v = x[:, :, :, :ratio], x[:, :, :, ratio : ratio + 1], x[:, :, :, ratio + 1]
     if c.qk_norm != "none":
       q, k = self._norm("q_norm", q), self._norm("k_norm", k)
@@ -131,7 +131,7 @@ class Attention(nn.Module):
     out = einsum("bgsx,xm->bgsm", out, w.astype(dtype).reshape(-1, c.d_model))
     if c.out_bias:
       bias = self.param("out_bias", nn.initializers.zeros, (c.d_model,))
-      out = out + bias.astype(dtype).reshape(1, 1, 1, -1)
+      out = add_bias(out, bias.reshape(1, 1, 1, -1))
     return out
 
   def _norm(self, name, x):
@@ -212,7 +212,7 @@ class Transformer(nn.Module):
     layers = self.get_variable("params", "layers") or self.param("layers", self._init_layers)
     adapters = self.get_variable("params", "lora")  # of joined trees alone
     # Gathered over fsdp before the lookup: XLA would otherwise replicate the activations.
-    h = sharding.constrain(embedding.astype(c.compute_dtype), "tensor", None)[tokens]
+    h = lookup(sharding.constrain(embedding.astype(c.compute_dtype), "tensor", None), tokens)
     if c.scale_embedding:
       h = h * jnp.asarray(c.d_model**0.5, h.dtype)
     h = sharding.constrain(h, BATCH)

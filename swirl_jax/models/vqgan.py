@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from swirl_jax.models.products import einsum, precision
+from swirl_jax.models.numerics import add_bias, einsum, precision
 from swirl_jax.models.transformer_config import DTYPES
 
 EPS = 1e-6  # of every GroupNorm
@@ -147,7 +147,7 @@ class Conv(nn.Module):
       x, kernel.astype(x.dtype), (self.stride,) * 2, pads,
       dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision(x),
     )  # fmt: skip
-    return y + bias.astype(x.dtype).reshape(1, 1, 1, -1)
+    return add_bias(y, bias.reshape(1, 1, 1, -1))
 
 
 class GroupNorm(nn.Module):
