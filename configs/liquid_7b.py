@@ -32,6 +32,8 @@ actions are theirs: annotated once, greedily, pairs under a mean log-probability
 
 import ml_collections
 
+from configs import defaults
+
 PAIRS = 30_000  # unlabelled, of an iteration
 LABELS = 400_000
 KINDS = {  # batch, learning rate, updates of linear warm-up
@@ -79,7 +81,7 @@ def get_config(kind="one_round"):
   c.checkpoint = {"every": 50, "keep": 2}
   if kind == "tiny":
     _shrink(c)
-  return c
+  return defaults.fill(c)
 
 
 def warmup(*, steps):

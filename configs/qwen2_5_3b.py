@@ -11,6 +11,8 @@ The world is MiniGrid; another one changes `world`, `data` and the lengths there
 
 import ml_collections
 
+from configs import defaults
+
 SIZES = ("full", "tiny")
 
 
@@ -46,7 +48,7 @@ def get_config(size="full"):
   c.checkpoint = {"every": 25, "keep": 2}
   if size == "tiny":
     _shrink(c)
-  return c
+  return defaults.fill(c)
 
 
 def sft(*, steps):

@@ -9,7 +9,7 @@ where a killed one stopped, and gives the same data whatever the number of worke
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from swirl_jax import start
+from swirl_jax import process, start
 from swirl_jax.data import builders, collection
 from swirl_jax.settings import from_config
 
@@ -46,4 +46,4 @@ if __name__ == "__main__":
   config_flags.DEFINE_config_file("config", None, "The run's settings.")
   flags.DEFINE_integer("workers", None, "Processes that play; none given: one a core.", 1)
   flags.mark_flags_as_required(["config"])
-  app.run(main)
+  app.run(main, flags_parser=process.parse_flags)

@@ -26,6 +26,8 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from swirl_jax import process
+
 
 def _run(config: Mapping[str, Any], folder: str, cores: Sequence[int]) -> None:
   """A run in a process of its own; what it prints goes to log.txt."""
@@ -42,7 +44,7 @@ def _run(config: Mapping[str, Any], folder: str, cores: Sequence[int]) -> None:
   with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
     import jax
 
-    from swirl_jax import process, train
+    from swirl_jax import train
 
     process.keep_freed_memory()
     process.repeat_on_gpu()
@@ -172,4 +174,4 @@ if __name__ == "__main__":
   flags.DEFINE_string("workdir", None, "Where its runs live.")
   flags.DEFINE_integer("parallel", 1, "Runs side by side.", lower_bound=1)
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=process.parse_flags)

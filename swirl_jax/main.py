@@ -8,14 +8,14 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from swirl_jax import process
+
 
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   logging.set_verbosity(logging.WARNING)
   import jax  # after the flags, so that --help costs nothing
-
-  from swirl_jax import process
 
   process.keep_freed_memory()
   process.repeat_on_gpu()
@@ -56,4 +56,4 @@ if __name__ == "__main__":
   )
   flags.DEFINE_bool("profile", False, "Write a trace of this run into workdir/profile.")
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=process.parse_flags)

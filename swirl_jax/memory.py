@@ -22,7 +22,7 @@ from absl import app, flags
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from swirl_jax import inputs, phases, plan, programs, prompts, rng, sharding, start
+from swirl_jax import inputs, phases, plan, process, programs, prompts, rng, sharding, start
 from swirl_jax.data import tokenizers
 from swirl_jax.models import columns, transformer
 from swirl_jax.settings import PHASES, PhaseSettings, Settings, from_config
@@ -346,4 +346,4 @@ def main(argv):
 if __name__ == "__main__":
   config_flags.DEFINE_config_file("config", None, "The run's settings.", lock_config=True)
   flags.mark_flags_as_required(["config"])
-  app.run(main)
+  app.run(main, flags_parser=process.parse_flags)

@@ -3,8 +3,12 @@
 import ctypes
 import os
 import platform
+import sys
+import traceback
+from collections.abc import Sequence
 
 import jaxlib.version
+from absl import app
 
 # glibc's malloc.h
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -24,6 +28,27 @@ def keep_freed_memory() -> bool:
   mallopt = ctypes.CDLL(None).mallopt
   kept = [mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, 2**31 - 1), mallopt(_ARENA_MAX, 1)]
   return all(kept)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """For `app.run`: absl's parsing, where a field that a config hasn't is one line, as other flags
+  that can't be are.
+  """
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError) as error:
+    frames = traceback.extract_tb(error.__traceback__)
+    if not any("config_path" in frame.filename for frame in frames):
+      raise  # of the config's own code
+    while isinstance(error, Exception):  # the AttributeError of a KeyError
+      error = error.args[0]
+    quoted, _, hint = error.partition("\n")
+    name = quoted.strip("\"'")
+    given = [a for a in argv if name in a.partition("=")[0].split(".")]
+    sys.exit(
+      f"FATAL Flags parsing error: {' '.join(given)}: the config has no field {name!r}. "
+      f"{hint or 'Allowed are those of the file that --config names.'}"
+    )
 
 
 def repeat_on_gpu() -> None:

@@ -159,10 +159,9 @@ def schedule(settings, steps: int) -> Schedule:
 
 
 def hyper(settings: PhaseSettings) -> phases.Hyper:
-  names = phases.Hyper._fields[1:]
-  return phases.Hyper(
-    schedule(settings, settings.steps), *(np.float32(getattr(settings, n)) for n in names)
-  )
+  """The traced numbers of a phase. Every inner epoch is an update of the optimizer's schedule."""
+  traced = (np.float32(getattr(settings, name)) for name in phases.Hyper._fields[1:])
+  return phases.Hyper(schedule(settings, settings.steps * settings.inner_epochs), *traced)
 
 
 def new_state(optimizer, params: Any) -> PolicyState:

@@ -143,6 +143,10 @@ class PhaseSettings(phases.Algorithm):
     _at_least("prompts", self.prompts, 1)
     _at_least("group", self.group, 2)
     _one_of("latents", self.latents, LATENTS)
+    if self.reference == "none" and self.beta:
+      raise ValueError(
+        f"reference = 'none': there is no KL to weigh with beta = {self.beta}; allowed is beta = 0."
+      )
     if self.keep > self.prompts:
       raise ValueError(f"keep = {self.keep}: allowed is at most prompts = {self.prompts}.")
     for name in ("temperature", "latent_temperature", "importance_cap"):

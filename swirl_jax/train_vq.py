@@ -12,12 +12,14 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from swirl_jax import process
+
 
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   logging.set_verbosity(logging.WARNING)
-  from swirl_jax import process, vq_run  # after the flags, so that --help costs nothing
+  from swirl_jax import vq_run  # after the flags, so that --help costs nothing
   from swirl_jax.data import builders
   from swirl_jax.models.vq_training import VQTraining
   from swirl_jax.typed import build
@@ -39,4 +41,4 @@ if __name__ == "__main__":
   config_flags.DEFINE_config_file("config", None, "World and training.", lock_config=True)
   flags.DEFINE_string("workdir", None, "Where the tokenizer goes.")
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=process.parse_flags)

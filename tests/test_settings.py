@@ -3,13 +3,16 @@
 import copy
 import dataclasses
 import re
+import typing
 
+import numpy as np
 import pytest
 import tiny
 
-from configs import minigrid
+from configs import defaults, liquid_7b, minigrid, qwen2_5_3b, qwen3_0_6b
 from configs import test as test_config
-from swirl_jax import programs, rewards, settings
+from swirl_jax import optimizer, programs, rewards, settings
+from swirl_jax.models import transformer, variants
 
 
 def config():
@@ -41,6 +44,28 @@ def test_the_shipped_configs_are_settings(module):
   for weights in settings.WEIGHTS:
     c.weights = weights
     assert settings.from_config(c.to_dict()).weights == weights
+
+
+@pytest.mark.parametrize("recipe", [qwen2_5_3b, qwen3_0_6b, liquid_7b])
+def test_the_recipes_have_what_may_be_set_beside_a_checkpoint(recipe):
+  """Every field, so that the command line reaches it; at its default where the recipe says none."""
+
+  def check(group, kind, skipped=()):
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+      if field.name in skipped:
+        continue
+      assert field.name in group, (kind.__name__, field.name)
+      if dataclasses.is_dataclass(hints[field.name]):
+        if hints[field.name] is not transformer.TransformerConfig:
+          check(group[field.name], hints[field.name])
+
+  c = recipe.get_config()
+  check(c, settings.Settings, skipped=("rivals",))
+  assert set(c.model) == set(variants.EXECUTION)
+  found = {f.name: f.default for f in dataclasses.fields(settings.PhaseSettings)}
+  assert defaults.PHASE.items() <= found.items()
+  assert (c.phase1.beta, c.phase1.top_p) == (0.1, 0.96)  # what a recipe says stays
 
 
 def test_the_default_config_has_every_field():
@@ -266,6 +291,7 @@ def test_an_image_world_samples_as_many_codes_as_an_image_has_and_names_actions_
     ({"reduction": "sum"}, r"phase\.reduction = 'sum'"),
     ({"kl": "k9"}, r"phase\.kl = 'k9'"),
     ({"inner_epochs": 0}, r"phase\.inner_epochs = 0"),
+    ({"reference": "none"}, r"reference = 'none': .* beta = 0\.04; allowed is beta = 0"),
     ({"top_p": 0.0}, r"decoding\.top_p = 0\.0"),
     ({"top_k": -1}, r"decoding\.top_k = -1"),
   ],
@@ -278,6 +304,17 @@ def test_phases_that_cannot_be(changes, message):
     made = settings.from_config(c)
     players = programs.make_roles(made, tiny.TOKENIZER, LENGTHS)
     programs.phase_spec(made.phase1, players, phase="phase1", shared=False)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_the_schedule_ends_with_the_last_inner_epoch(epochs):
+  c = config()
+  c["phase1"] |= {"steps": 50, "inner_epochs": epochs}
+  c["phase1"]["optimizer"]["schedule"] = "cosine"
+  hyper = programs.hyper(settings.from_config(c).phase1)
+  rate = lambda step: float(optimizer.learning_rate(np.int32(step), hyper.schedule, kind="cosine"))  # noqa: E731
+  assert rate(50 * epochs - 1) > 0 and rate(50 * epochs) == 0
+  assert rate(50 * epochs // 2) > 0.3 * c["phase1"]["optimizer"]["learning_rate"]
 
 
 def test_specs_of_the_two_phases():

@@ -289,9 +289,24 @@ def test_bad_settings_get_one_clear_error(override, said, tmp_path):
   assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_mistyped_field_is_an_error(tmp_path):
-  code, out = run(tmp_path / "run", "phase1.temprature=0.5")
-  assert code != 0 and "temprature" in out
+@pytest.mark.parametrize("override, said", [
+  ("phase1.temprature=0.5", 'no field \'temprature\'. Did you mean "temperature"'),
+  ("phas1.steps=2", 'no field \'phas1\'. Did you mean "phase1"'),
+  ("phase1.entirely_other=2", "no field 'entirely_other'. Allowed are those of the file"),
+])  # fmt: skip
+def test_a_mistyped_field_is_one_clear_error(override, said, tmp_path):
+  code, out = run(tmp_path / "run", override)
+  assert code != 0 and "Traceback" not in out, out
+  assert f"--config.{override}: the config has {said}" in out
+
+
+def test_an_error_in_a_configs_own_code_is_shown_whole(tmp_path):
+  (tmp_path / "broken.py").write_text("def get_config():\n  return {}.steps\n")
+  out = subprocess.run(
+    [sys.executable, "-m", "swirl_jax.main", f"--config={tmp_path}/broken.py", "--workdir=x"],
+    capture_output=True, text=True, cwd=ROOT, check=False,
+  )  # fmt: skip
+  assert out.returncode != 0 and "AttributeError: 'dict' object has no attribute" in out.stderr
 
 
 def test_a_number_that_is_not_finite_stops_the_run(tmp_path):

@@ -13,6 +13,8 @@ import time
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from swirl_jax import process
+
 
 def prepare(config: dict):
   """A config → [(experiment's module, its settings)]. ValueError names the field that is wrong."""
@@ -87,8 +89,6 @@ def main(argv):
   logging.set_verbosity(logging.WARNING)
   import jax  # after the flags, so that --help costs nothing
 
-  from swirl_jax import process
-
   process.keep_freed_memory()
   jax.config.update("jax_enable_x64", True)
   try:
@@ -101,4 +101,4 @@ if __name__ == "__main__":
   config_flags.DEFINE_config_file("config", None, "What to run.", lock_config=True)
   flags.DEFINE_string("workdir", None, "Where tables, charts and the report go.")
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=process.parse_flags)
