@@ -108,8 +108,8 @@ def phase(*, steps, learning_rate):
 
 def paper(phase, *, count_end):
   """A phase in the setting that arXiv:2602.06130 has for text, with the method and the reward of
-  the authors' code; latent actions fresh, as in its Algorithm 1. Steps, prompts that are updated
-  on, group and learning rate stay this world's.
+  the authors' code; latent actions fresh, as in its Algorithm 1, from the whole vocabulary. Steps,
+  prompts that are updated on, group and learning rate stay this world's.
   """
   c = ml_collections.ConfigDict(phase).to_dict()  # its own
   c |= {

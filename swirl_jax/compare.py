@@ -5,7 +5,7 @@
 
 The work directory then has a run's folder for each tuning and each seed, and `comparison.json`,
 `comparison.md` and `comparison.html`. Started again, it goes on where it stopped; `--parallel` runs
-go side by side, each on its share of the cores.
+go side by side, each on its share of the cores; on one accelerator only 1, which takes its memory.
 """
 
 import concurrent.futures
@@ -107,7 +107,10 @@ def _together(jobs: Mapping[pathlib.Path, Mapping[str, Any]], parallel: int, tit
         try:
           job.result()
         except Exception as error:
-          raise RuntimeError(f"{folder}: {error} ({folder / 'log.txt'} has more)") from error
+          said = f"{folder}: {error} ({folder / 'log.txt'} has more)"
+          if running:  # whose end the pool waits for
+            print(f"\nStopped: {said}. Runs under way end first.", file=sys.stderr, flush=True)
+          raise RuntimeError(said) from error
 
 
 def compare(config: Mapping[str, Any], workdir: str, parallel: int) -> str:
