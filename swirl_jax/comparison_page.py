@@ -41,7 +41,8 @@ def _methods(rows: Sequence[Row], runs: Sequence[RunFolder]) -> str:
   note = (
     "Test exact match of the FWM, greedy: mean over the seeds, bootstrap over episodes. The lead "
     "is SWIRL’s, paired. All have the same number of updates. Samples are the transitions that "
-    "updates saw; cost is the time of all steps, each stage at its median, in units of labels only."
+    "steps rolled out or read as labels; cost is the time of all steps, each stage at its median, "
+    "and of decoding pseudo-labels, in units of labels only."
   )
   base = next((row.cost for row in rows if row.name == "labels_only"), 0.0) or 1.0
   colors, body = report.colors_of(runs[0]), []
@@ -72,8 +73,8 @@ def _band(name: str, x: Sequence[float], values: np.ndarray, color: str) -> Line
 def _samples(runs: Sequence[RunFolder], rows: Sequence[Row]) -> str:
   """The paper's Figure 3."""
   note = (
-    "Validation exact match by the transitions that a method’s updates have seen; the band is from "
-    "the lowest to the highest seed. The paper’s Figure 3."
+    "Validation exact match by the transitions that a method’s steps rolled out or read as labels; "
+    "the band is from the lowest to the highest seed. The paper’s Figure 3."
   )
   colors, lines = report.colors_of(runs[0]), []
   for name, title in {row.name: row.title for row in rows[::-1]}.items():
