@@ -260,8 +260,8 @@ def memory() -> dict[str, int]:
 
 
 def versions() -> dict[str, Any]:
-  """What a run was made with: packages, Python, platform, devices, XLA's flags, the commit of this
-  package.
+  """What a run was made with: packages, Python, platform, devices, the cores that it may use (on a
+  CPU they decide the last bits), XLA's flags, the commit of this package.
   """
   packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "swirl_jax")
   devices = jax.devices()
@@ -272,6 +272,7 @@ def versions() -> dict[str, Any]:
     "device_kind": devices[0].device_kind,
     "device_count": len(devices),
     "process_count": jax.process_count(),
+    "cpu_cores": _cores(),
     "xla_flags": os.environ.get("XLA_FLAGS", ""),
     "commit": _commit(Path(__file__).parent),
   }
@@ -282,6 +283,10 @@ def profile(workdir: str | os.PathLike, enabled: bool) -> Iterator[None]:
   """Traces what runs inside into workdir/profile (TensorBoard, Perfetto), if `enabled`."""
   with jax.profiler.trace(str(Path(workdir) / "profile")) if enabled else contextlib.nullcontext():
     yield
+
+
+def _cores() -> int:
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _version(name: str) -> str | None:

@@ -204,6 +204,7 @@ def test_memory_and_versions(monkeypatch):
   found = metrics.versions()
   assert found["jax"] == jax.__version__ and found["numpy"] == np.__version__
   assert found["device_count"] == jax.device_count() and found["device_kind"] == "cpu"
+  assert found["cpu_cores"] == len(os.sched_getaffinity(0))
   assert found["xla_flags"] == "--xla_gpu_deterministic_ops=true"
   assert {"python", "platform", "jaxlib", "flax", "optax", "orbax-checkpoint", "swirl_jax",
           "commit"} <= set(found)
