@@ -35,7 +35,7 @@ import jax  # noqa: E402
 from absl import app, flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from swirl_jax import memory, programs, sharding  # noqa: E402
+from swirl_jax import memory, process, programs, sharding  # noqa: E402
 from swirl_jax.settings import PHASES, Settings, from_config  # noqa: E402
 
 GB = memory.GB
@@ -151,4 +151,4 @@ if __name__ == "__main__":
   flags.DEFINE_string("topology", "v5p:4x4x4", "Chip and shape of the slice.")
   flags.DEFINE_list("phases", list(PHASES), "Which phases to compile.")
   flags.mark_flags_as_required(["config"])
-  app.run(main)
+  app.run(main, flags_parser=process.parse_flags)

@@ -179,8 +179,8 @@ def _pooled(runs: Sequence[RunFolder], name: str, model: str) -> dict[str, list[
 
 def cost(run: RunFolder, name: str) -> float:
   """Seconds of a method's steps, each stage at its median step, which other work on the machine and
-  compilation don't move; and of decoding an action for every pair where it trains on those. 0 for
-  the warm-up, which all methods share.
+  compilation don't move; and the time that decoding an action for every pair took, where it trains
+  on those. 0 for the warm-up, which all methods share.
   """
   by_stage: dict[tuple, list[float]] = {}
   annotating = 0.0

@@ -38,19 +38,23 @@ def test_steps_map_no_memory_anew():
 FLAGS = """
 import os
 from swirl_jax import process
-os.environ["XLA_FLAGS"] = "--xla_cpu_enable_fast_math=false"
+twice = [f"--xla_force_host_platform_device_count={n}" for n in (3, 2)]
+os.environ["XLA_FLAGS"] = " ".join(twice)
 process.repeat_on_gpu()
 process.compile_quickly()
 flags = os.environ["XLA_FLAGS"].split()
-assert flags[:2] == ["--xla_gpu_deterministic_ops=true", "--xla_cpu_enable_fast_math=false"], flags
-assert flags[2] == "--xla_backend_optimization_level=0", flags
+assert flags[:3] == ["--xla_gpu_deterministic_ops=true", *twice], flags
+assert flags[3] == "--xla_backend_optimization_level=0", flags
 import jax, jax.numpy as jnp
+assert jax.device_count() == 2
 print(jax.jit(lambda x: jax.nn.softmax(x) @ jnp.arange(4.0))(jnp.zeros(4)))
 """
 
 
 @pytest.mark.multiprocess
 def test_this_jaxlib_knows_the_flags():
-  """An unknown flag in XLA_FLAGS ends the process. Of a flag given twice the later counts."""
+  """An unknown flag in XLA_FLAGS ends the process. Of a flag given twice the later counts, so that
+  what was given stands behind `repeat_on_gpu`'s.
+  """
   out = subprocess.run([sys.executable, "-c", FLAGS], capture_output=True, text=True)
   assert (out.returncode, out.stdout.strip()) == (0, "1.5"), out.stderr
