@@ -30,6 +30,7 @@ from swirl_jax.whole_files import replacing
 
 PERF = "perf"  # the key of what may differ between two runs of one config
 _COORDINATES = ("position", "stage", "iteration", "step")  # where a row stands; not plotted
+_SCORED = ("method", "model", "split")  # what an evaluation is of
 
 # Dense bfloat16 FLOP/s of one JAX device, by `device_kind`; the first prefix that fits counts.
 # cloud.google.com/tpu/docs/system-architecture-tpu-vm; NVIDIA's A100, H100 and H200 data sheets.
@@ -144,8 +145,9 @@ class MetricWriter:
     self._plot(row.get("stage", "train"), row)
 
   def write_evaluation(self, row: dict[str, Any]) -> None:
+    """A row of evaluations.jsonl; its numbers are plotted under evaluation/method/model/split."""
     self.evaluations.write(row)
-    self._plot("evaluation", row)
+    self._plot("/".join(["evaluation", *(row[name] for name in _SCORED)]), row)
 
   def truncate_after(self, position: int) -> None:
     """To be called on resume, with the checkpoint's position (-1 without one), before any row.

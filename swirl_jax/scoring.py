@@ -10,7 +10,7 @@ from swirl_jax.data import transitions
 from swirl_jax.evaluation import multi_turn, one_step
 from swirl_jax.models import columns
 from swirl_jax.plan import Stage, final_models, warm_models
-from swirl_jax.programs import drawn_with
+from swirl_jax.programs import Lengths, Roles, drawn_with
 from swirl_jax.roles import TransformerRole
 
 
@@ -83,27 +83,20 @@ def _shown(run) -> tuple[str, one_step.Examples]:
 
 
 def perf(run, stage: Stage, found: dict[str, Any], seconds: float) -> dict[str, Any]:
-  """What depends on the machine: seconds of the step, tokens and samples per second, model FLOP
-  utilisation where the peak is known, memory.
-
-  FLOPs are 2 per parameter and token of a forward pass and 6 of an update, embeddings left out;
-  attention scores don't count, and padding in supervised steps alone.
+  """What depends on the machine: seconds of the step, tokens (sampled ones in a phase) and samples
+  per second, model FLOP utilisation where the peak is known, memory.
   """
   lengths = run.data.lengths
-  samples = (
-    float(found["length"].weight)
-    if "length" in found
-    else float(stage.settings.batch * len(stage.fields))
-  )
-  rows = run.data.turns.get(stage.name)  # of sequences, the turns behind the first: their mean
-  further = 0.0 if rows is None else stage.settings.batch * ((rows >= 0).sum() / len(rows) - 1.0)
-  tokens = (
-    float(found["length"].sum)
-    if "length" in found
-    else samples * (2 * lengths.state + lengths.action)
-    + further * (lengths.state + lengths.action)
-  )
-  flops = _flops(run, stage, tokens, samples * (lengths.state + lengths.action))
+  if stage.kind == "sft":
+    rows = run.data.turns.get(stage.name)  # of sequences, the turns behind the first: their mean
+    further = 0.0 if rows is None else (rows >= 0).sum() / len(rows) - 1.0
+    samples = float(stage.settings.batch * len(stage.fields))
+    tokens = samples * (2 * lengths.state + lengths.action)
+    tokens += stage.settings.batch * further * (lengths.state + lengths.action)
+    flops = 6.0 * tokens * _matrices(run.players.of(stage.fields[0]))
+  else:
+    samples, tokens = float(found["length"].weight), float(found["length"].sum)
+    flops = phase_flops(stage, run.players, lengths, tokens)
   out = {
     "seconds": seconds,
     "tokens_per_second": tokens / seconds,
@@ -114,19 +107,38 @@ def perf(run, stage: Stage, found: dict[str, Any], seconds: float) -> dict[str, 
   return out if used is None else out | {"mfu": used}
 
 
-def _flops(run, stage: Stage, tokens: float, scored: float) -> float:
-  """Of a step that samples and learns `tokens`, or learns them alone, and has `scored` scored."""
-  role = run.players.of(stage.fields[0])
+def phase_flops(stage: Stage, players: Roles, lengths: Lengths, sampled: float) -> float:
+  """Model FLOPs of a phase's step that samples `sampled` tokens: 2 per parameter and token of a
+  forward pass, 6 of an update; a group's prompt counts once a pass. Embeddings, attention scores
+  and recomputation don't count; what a model is given counts at its full length, padding too.
+  """
+  s, first = stage.settings, stage.kind == "phase1"
+  policy, frozen = (players.of(f) for f in ("yz" if first else "zy"))
+  state, action = lengths.state, lengths.action
+  pair = s.prompts * 2 * state
+  tokens = sampled + (s.prompts * (state + action) if first else pair)
+  kept = (s.keep or s.prompts) / s.prompts
+  passes = 1.0 if s.guidance == 1.0 else 2.0  # of the sampler
+  passes += s.reward.prior
+  passes += kept * (3.0 * s.inner_epochs + (s.inner_epochs > 1) + (s.beta > 0.0))
+  columns_drawn = columns.count(policy.decoding.allowed, policy.config.vocab_size)
+  flops = passes * tokens * _matrices(policy, columns_drawn)
+  flops += 3.0 * s.inner_epochs * s.anchor * (2 * state + action) * _matrices(policy)
+  if not s.reward.random:
+    flops += s.prompts * (state + s.group * (state + action)) * _matrices(frozen)
+  if first and s.latents == "fresh":
+    flops += (pair + s.prompts * action) * _matrices(frozen)
+  return 2.0 * flops
+
+
+def _matrices(role: TransformerRole, columns_of_head: int | None = None) -> int:
+  """Parameters that multiply a token: those of the layers and of the head (its columns that are
+  drawn from, or all).
+  """
   c = role.config
-  matrices = c.n_layers * (
-    c.d_model * c.head_dim * 2 * (c.n_heads + c.n_kv_heads) + 3 * c.d_model * c.d_ff
-  )
-  whole = matrices + c.d_model * c.vocab_size
-  if stage.kind == "sft":
-    return 6.0 * tokens * whole
-  policy = matrices + c.d_model * columns.count(role.decoding.allowed, c.vocab_size)
-  streams = 1 if stage.settings.guidance == 1.0 else 2
-  return (2.0 * streams + 6.0) * tokens * policy + 2.0 * scored * whole
+  attention = c.d_model * c.head_dim * 2 * (c.n_heads + c.n_kv_heads)
+  head = c.d_model * (c.vocab_size if columns_of_head is None else columns_of_head)
+  return c.n_layers * (attention + 3 * c.d_model * c.d_ff) + head
 
 
 def drawing(run, field: str) -> TransformerRole:

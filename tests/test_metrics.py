@@ -118,7 +118,9 @@ def test_writer_and_resume(tmp_path):
       for p in positions:
         writer.write(row(p, loss=1 / (p + 1), none=None, perf={"seconds": os.urandom(1)[0]}))
         if p % 2 == 0:
-          writer.write_evaluation({"position": p, "split": "test", "accuracy": p / 10})
+          for split in ("validation", "test"):
+            writer.write_evaluation({"position": p, "method": "swirl", "model": "fwm",
+                                     "split": split, "metrics": {"exact": p / 10}})
 
   def record(folder):
     rows = read_rows(folder / "metrics.jsonl") + read_rows(folder / "evaluations.jsonl")
@@ -130,14 +132,15 @@ def test_writer_and_resume(tmp_path):
     f.write('{"position": 5, "lo')
   run(tmp_path / "two", range(3, 7))
   assert record(tmp_path / "one") == record(tmp_path / "two")
-  assert len(record(tmp_path / "one")) == 11
+  assert len(record(tmp_path / "one")) == 15
 
   found = list(events(tmp_path / "two" / "tensorboard"))
   assert {number for number, _ in found} == {0, 1}
   purges = [(n, e.step) for n, e in found if e.HasField("session_log")]
   assert purges == [(1, 3)]
   tags = {v.tag for _, e in found for v in e.summary.value}
-  assert tags == {"phase1/loss", "perf/seconds", "evaluation/accuracy"}
+  assert tags == {"phase1/loss", "perf/seconds", "evaluation/swirl/fwm/validation/metrics/exact",
+                  "evaluation/swirl/fwm/test/metrics/exact"}
   assert [e.step for n, e in found for v in e.summary.value
           if n == 1 and v.tag == "phase1/loss"] == [3, 4, 5, 6]
 
@@ -147,7 +150,7 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
   with MetricWriter(tmp_path) as writer:
     writer.truncate_after(-1)
     writer.write(row(0, loss=1.0))
-    writer.write_evaluation({"position": 0})
+    writer.write_evaluation({"position": 0, "method": "swirl", "model": "fwm", "split": "test"})
   out = io.StringIO()
   with metrics.Progress(2, file=out, every=0) as progress:
     progress.update()
