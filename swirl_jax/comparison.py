@@ -110,8 +110,9 @@ class Row(NamedTuple):
   exact: mean test exact match of the FWM, with its 95% interval (bootstrap over episodes, all
   seeds of an episode together). lead: SWIRL's exact minus this one's, with its paired interval.
   by_seed: exact of each seed. further: exact by further split. idm: mean test match. updates: of
-  the FWM. samples: transitions that its steps rolled out or read as labels. cost: seconds of all
-  its steps, each stage at its median, and of annotating pairs with actions.
+  the FWM (with shared weights of both parts). samples: transitions that Phase I or supervised steps
+  of its FWM rolled out or read as labels; those of Phase II and of warm-ups count for no method.
+  cost: seconds of all its steps, each stage at its median, and of annotating pairs with actions.
   """
 
   name: str
@@ -193,7 +194,7 @@ def cost(run: RunFolder, name: str) -> float:
 
 
 def _samples(run: RunFolder, name: str) -> int:
-  """Transitions that the steps of a method's FWM rolled out or read as labels."""
+  """Transitions that Phase I or supervised steps of a method's FWM rolled out or read."""
   return max((x for x, _ in curve(run, name)), default=0)
 
 

@@ -40,9 +40,10 @@ def _regime(runs: Sequence[RunFolder]) -> str:
 def _methods(rows: Sequence[Row], runs: Sequence[RunFolder]) -> str:
   note = (
     "Test exact match of the FWM, greedy: mean over the seeds, bootstrap over episodes. The lead "
-    "is SWIRL’s, paired. All have the same number of updates. Samples are the transitions that "
-    "steps rolled out or read as labels; cost is the time of all steps, each stage at its median, "
-    "and of decoding pseudo-labels, in units of labels only."
+    "is SWIRL’s, paired. All have as many updates of a model as SWIRL; shared weights have those "
+    "of both models. Samples are the transitions that Phase I or supervised steps rolled out or "
+    "read as labels, Phase II’s for no method; cost is the time of all steps, each stage at its "
+    "median, and of decoding pseudo-labels, in units of labels only."
   )
   base = next((row.cost for row in rows if row.name == "labels_only"), 0.0) or 1.0
   colors, body = report.colors_of(runs[0]), []
@@ -73,8 +74,8 @@ def _band(name: str, x: Sequence[float], values: np.ndarray, color: str) -> Line
 def _samples(runs: Sequence[RunFolder], rows: Sequence[Row]) -> str:
   """The paper's Figure 3."""
   note = (
-    "Validation exact match by the transitions that a method’s steps rolled out or read as labels; "
-    "the band is from the lowest to the highest seed. The paper’s Figure 3."
+    "Validation exact match by the transitions that a method’s Phase I or supervised steps rolled "
+    "out or read as labels; the band is from the lowest to the highest seed. The paper’s Figure 3."
   )
   colors, lines = report.colors_of(runs[0]), []
   for name, title in {row.name: row.title for row in rows[::-1]}.items():
