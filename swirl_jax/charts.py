@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import html
+import itertools
 import math
 import struct
 import zlib
@@ -105,13 +106,14 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
   return [i * step for i in range(first, last + 1)]
 
 
-def number(value: float) -> str:
-  """A tick's label: no needless zeros."""
-  if value == 0:
-    return "0"
-  if abs(value) >= 1000:
-    return f"{value:,.0f}"
-  return f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) >= 1e-4 else f"{value:.0e}"
+def labels(values: Sequence[float]) -> list[str]:
+  """Of ticks: as many digits as tell them apart, no needless zeros."""
+  step = min((b - a for a, b in itertools.pairwise(values)), default=1.0)
+  if step < 1e-4:
+    return [f"{value:.3g}" for value in values]
+  digits = next(d for d in range(6) if math.isclose(round(step, d), step) or d == 5)
+  found = (f"{value:,.{digits}f}" for value in values)
+  return [text.rstrip("0").rstrip(".") if "." in text else text for text in found]
 
 
 def rolling(y: Sequence[float | None], width: int) -> list[float | None]:
@@ -195,14 +197,13 @@ def line_chart(
 
 def _axes(frame, x_ticks, y_ticks, names, x_label, width, height) -> list[str]:
   parts = []
-  for value in y_ticks:
+  for value, label in zip(y_ticks, labels(y_ticks), strict=True):
     y = frame.y(value)
     stroke = f'stroke="{GRID}" stroke-width="1"'
     parts.append(f'<path d="M{frame.left} {y:.1f}H{frame.right}" {stroke}/>')
-    parts.append(_text(frame.left - 7, y + 4, number(value), anchor="end"))
-  for value in x_ticks:
+    parts.append(_text(frame.left - 7, y + 4, label, anchor="end"))
+  for value, label in zip(x_ticks, names or labels(x_ticks), strict=True):
     if frame.x_range[0] <= value <= frame.x_range[1]:
-      label = number(value) if names is None else names[value]
       parts.append(_text(frame.x(value), frame.bottom + 16, label))
   parts.append(_text((frame.left + frame.right) / 2, height - 3, x_label))
   return parts
@@ -235,8 +236,10 @@ def _curve(frame: _Frame, line: Line) -> list[str]:
 
 
 def whisker(value: float, low: float, high: float, color: str, *, width: int = 190) -> str:
-  """A value with its interval on the scale 0 to 1, for a cell of a table."""
-  at = [6 + v * (width - 12) for v in (0.0, 0.5, 1.0, low, high, value)]
+  """A value with its interval on the scale 0 to 1, for a cell of a table; what lies outside is at
+  the edge.
+  """
+  at = [6 + min(max(v, 0.0), 1.0) * (width - 12) for v in (0.0, 0.5, 1.0, low, high, value)]
   grid = "".join(f'<path d="M{x:.1f} 2V20" stroke="{GRID}"/>' for x in at[:3])
   return (
     f'<svg class="whisker" viewBox="0 0 {width} 22" width="{width}" height="22">{grid}'

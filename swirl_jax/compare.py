@@ -19,7 +19,6 @@ import pathlib
 import signal
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -130,7 +129,6 @@ def compare(config: Mapping[str, Any], workdir: str, parallel: int) -> str:
   if (folder / "config.json").exists():
     check_config(json.loads((folder / "config.json").read_text()), dict(config), ("seeds",))
   data = plan.run["data"]["dir"] or str(folder / "data")
-  began = time.monotonic()
 
   folder.mkdir(parents=True, exist_ok=True)
   write_json_atomic(folder / "config.json", json.loads(json.dumps(dict(config))))
@@ -151,7 +149,6 @@ def compare(config: Mapping[str, Any], workdir: str, parallel: int) -> str:
     "factors": {name: {f"{f:g}": v for f, v in found.items()} for name, found in tuned.items()},
     "regime": [[g.title, g.value, g.wanted] for g in findings.regime(*runs)],
     "methods": [row._asdict() for row in rows],
-    "seconds": time.monotonic() - began,
   })  # fmt: skip
   table = comparison.markdown(rows)
   (folder / "comparison.md").write_text(table + "\n")

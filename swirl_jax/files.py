@@ -23,6 +23,20 @@ def write_json_atomic(path: str | os.PathLike, obj: Any) -> None:
     temporary.write_text(json.dumps(obj, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def folder_to_write(field: str, path: str) -> Path:
+  """The folder, made if it isn't there. ValueError, which names the field, where nothing can be
+  written into it.
+  """
+  folder = Path(path)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ValueError(f"{field} = {path!r}: allowed is a folder ({error.strerror}).") from None
+  if not os.access(folder, os.W_OK):
+    raise ValueError(f"{field} = {path!r}: this folder can't be written into; choose another.")
+  return folder
+
+
 def dump(directory: str | os.PathLike, name: str, tree: Any) -> Path:
   """Saves a pytree as directory/name.npz, or name-1.npz and so on: never over another file.
 

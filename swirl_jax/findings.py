@@ -233,7 +233,8 @@ def gamed(run: RunFolder) -> list[str]:
 def regime(*runs: RunFolder) -> list[Gauge]:
   """Is there room to improve, and a judge to improve by? On validation, before SWIRL begins; the
   mean of the runs that have a number. An IDM can name actions and still not tell a right next
-  state from a wrong one: then its choice is no better than one sample.
+  state from a wrong one: then its choice is no better than one sample, which half of all guessing
+  ones are by luck. So the choice must be above a sample by more than the paired 95% interval.
   """
 
   def mean(model: str, metric: str) -> float | None:
@@ -241,13 +242,31 @@ def regime(*runs: RunFolder) -> list[Gauge]:
     found = [v for row in rows if (v := value(row, metric)) is not None]
     return statistics.mean(found) if found else None
 
-  n, one, some = (mean("best_of", name) for name in ("n", "single", "pass"))
+  n, one, some, pick = (mean("best_of", name) for name in ("n", "single", "pass", "pick"))
+  lead = _choice(runs)
   return [
     Gauge("Warm FWM, changed content", mean("fwm", "changed_exact"), 0.30, 0.75),
     Gauge("Warm IDM, by meaning", mean("idm", "match"), 0.70),
-    Gauge(f"IDM's best of {8 if n is None else n}, whole state", mean("best_of", "pick"), one,
+    Gauge(f"IDM's best of {8 if n is None else n}, whole state", pick,
+          None if lead is None else pick - lead[1],
           note=f"one sample {share(one)}, any {share(some)}"),
   ]
+
+
+def _choice(runs: Sequence[RunFolder]) -> tuple[float, float, float] | None:
+  """The IDM's choice minus the mean sample it chose from, and its paired interval; all runs."""
+  rows = [last(r, model="best_of", split="validation", method="warmup") for r in runs]
+  rows = [row for row in rows if row is not None]
+  if not rows:
+    return None
+  n = rows[0]["metrics"]["n"]
+  pick, size, single = (
+    [sum(counts) for counts in zip(*(row["by_episode"][name] for row in rows), strict=True)]
+    for name in ("correct", "size", "single")
+  )
+  size = [n * count for count in size]
+  picked = {"correct": [n * count for count in pick], "size": size}
+  return text.paired_interval(picked, {"correct": single, "size": size})
 
 
 def by_phase(run: RunFolder, split: str) -> tuple[list[str], dict[str, list[float | None]]]:

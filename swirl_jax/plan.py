@@ -248,7 +248,8 @@ def _rival(
   stages, start = [], warm
   if rival.weights == "shared" and warm["y"] != warm["z"]:
     start = dict.fromkeys(warm, f"{name}-warm")
-    stages.append(_shared_warmup(f"{name}-warmup", name, settings, f"{name}-warm"))
+    warmup = _shared_warmup(f"{name}-warmup", name, settings, f"{name}-warm")
+    stages.append(dataclasses.replace(warmup, splits=("validation",)))  # it is no method
   given = {"phase1": updates["y"], "phase2": updates["z"]}
   phases = {
     kind: dataclasses.replace(s, steps=s.steps or given[kind] // rival.iterations)

@@ -81,7 +81,8 @@ def _header(run: RunFolder) -> str:
     data += f"Labels: FWM {d['fwm_labels']:,}, IDM {d['idm_labels']:,}. "
   if dropped:
     lost = ", ".join(f"{escape(k)} {v:,}" for k, v in dropped.items())
-    data += f"Dropped, because training had met their states: {lost}."
+    met = "prompt" if run.config.get("world", {}).get("met") == "prompt" else "x or y"
+    data += f"Dropped, because training had met their {met}: {lost}."
   lacking = findings.absent(run)
   missing = absent("Not there (yet): " + ", ".join(lacking) + ".") if lacking else ""
   weights = {"shared": "one model plays both parts"}.get(
@@ -326,7 +327,8 @@ def _latents(run: RunFolder, draw) -> str:
   kinds = sorted({name for share in shares for name in share}, key=lambda n: (n[0] == "(", n))
   bars = charts.bars([(k, [s.get(k, 0.0) for s in shares]) for k in kinds], colors, width=1040)
   legend = charts.legend([(t, c, False) for t, c in zip(titles, colors, strict=True)])
-  chart = f'<h3 style="margin-top:20px">Kinds of action</h3>{legend}{bars}'
+  head_of = "Kinds of action, by the first word of their meaning"
+  chart = f'<h3 style="margin-top:20px">{head_of}</h3>{legend}{bars}'
   return section("Latent actions", note, table(head, body), chart, _examples(run, draw))
 
 

@@ -145,14 +145,16 @@ def test_the_regime_is_the_mean_of_the_seeds():
   runs = []
   for fwm, single in ((0.4, 0.2), (0.6, 0.3)):
     best = {"n": 8, "pick": 0.5, "single": single, "pass": 2 * single}
+    chosen = {"correct": [5, 5], "size": [10, 10], "single": [int(80 * single)] * 2}
     found = [
       row("warmup", "fwm", "validation", 0.1, metrics={"changed_exact": fwm}),
-      row("warmup", "best_of", "validation", 0.5, metrics=best),
+      row("warmup", "best_of", "validation", 0.5, metrics=best, by_episode=chosen),
     ]
     runs.append(dataclasses.replace(folder(), evaluations=found))
   fwm, idm, best = findings.regime(*runs)
   assert (fwm.value, idm.value, best.value) == (0.5, None, 0.5)
   assert best.title.startswith("IDM's best of 8") and best.note == "one sample 0.250, any 0.500"
+  assert best.low == pytest.approx(0.25)  # episodes all alike: no interval about the lead
 
 
 def test_the_table_by_hand():

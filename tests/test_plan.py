@@ -169,7 +169,7 @@ def test_rivals():
   ends = [x for x in plan.make_plan(s)[7:] if x.splits == plan.FINAL]
   assert [(x.name, x.iteration) for x in ends] == [
     ("all_labels", 0), ("sure", 0), ("self", 0), ("turns-phase1", 3), ("turns-phase2", 3),
-    ("one-warmup", 0), ("one-phase2", 1),
+    ("one-phase2", 1),
   ]  # fmt: skip
   shared = made(weights="shared", rivals=RIVALS, compare=("one",))
   assert [r[0] for r in rows(shared, "name")[6:]] == ["one-phase1", "one-phase2"]

@@ -4,13 +4,12 @@
 
 Writes evaluation-test.json and evaluation-test.html into the work directory, or `--out`, and each
 model's predictions for `python -m swirl_jax.evaluation.judge`, with pictures where states are some;
-those of `--model=warmup` are called evaluation-test-warmup. docs/evaluation.md says what is
-measured.
+those of `--model=warmup` are called evaluation-test-warmup, and of `--limit=100` end in -first100.
+docs/evaluation.md says what is measured.
 """
 
 import hashlib
 import json
-import os
 import pathlib
 import sys
 from typing import Any, NamedTuple
@@ -35,7 +34,7 @@ from swirl_jax.evaluation import (
   scorecard,
   text,
 )
-from swirl_jax.files import write_json_atomic
+from swirl_jax.files import folder_to_write, write_json_atomic
 
 MODELS = ("final", "warmup")
 
@@ -68,7 +67,7 @@ def evaluate(workdir: str, *, split: str, model: str = "final", limit: int | Non
     questions = candidates.in_words(questions, lambda given: run.world.state(given, place))
     asked = candidates.ask(questions, run.world.tokenizer, lengths)
     measures = measures_of(run.world, examples.records, extras)
-    folder = folder_of(out or workdir)
+    folder = folder_to_write("out", out or workdir)
     warm = plan.warm_models(plan.make_plan(run.settings))["z"]
     params = run.models(*{*names.values(), warm})
     players = [
@@ -83,12 +82,14 @@ def evaluate(workdir: str, *, split: str, model: str = "final", limit: int | Non
         batch=min(run.settings.evaluation.batch, len(records)),
         key=jax.random.key(run.settings.seed), done=lambda step: bar.update(done=step),
         bert_score=extras.bert_score, measures=measures, asked=asked)  # fmt: skip
-    about = _about(run, workdir) | {"split": split, "model": model, "models": names, "limit": limit}
+    about = _about(run, workdir, extras)
+    about |= {"split": split, "model": model, "models": names, "limit": limit}
   said, rollouts, drawn = found.pop("predictions"), found.pop("rollouts"), found["pictures"]
   given = {name: path or None for name, path in extras._asdict().items()}
   result = about | {"extras": given, "scores": found}
   shown = drawn and picture_page.cases(drawn, examples.records, said["fwm"], run.world)
   name = f"evaluation-{split}" + "-warmup" * (model == "warmup")
+  name += "" if limit is None else f"-first{limit}"
   paths = write(result, folder, name, shown or "")
   paths += predictions.write(folder, name, examples.records, said, rollouts, run.world)
   return f"{page.table(result)}\n\nWritten: {', '.join(map(str, paths))}"
@@ -150,19 +151,7 @@ def measures_of(world, records, extras: Extras) -> list[pictures.Measure]:
   return found
 
 
-def folder_of(out: str) -> pathlib.Path:
-  """The folder, made if it isn't there. ValueError where nothing can be written into it."""
-  folder = pathlib.Path(out)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise ValueError(f"out = {out!r}: allowed is a folder ({error.strerror}).") from None
-  if not os.access(folder, os.W_OK):
-    raise ValueError(f"out = {out!r}: this folder can't be written into; choose another by --out.")
-  return folder
-
-
-def _about(run: trained.TrainedRun, workdir: str) -> dict[str, Any]:
+def _about(run: trained.TrainedRun, workdir: str, extras: Extras) -> dict[str, Any]:
   """What tells a result from another: the run by its config's digest, how, and with what."""
   config = json.loads((pathlib.Path(workdir) / "config.json").read_text())
   digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
@@ -179,7 +168,7 @@ def _about(run: trained.TrainedRun, workdir: str) -> dict[str, Any]:
       "seed": text.SEED,
       "over": "episodes",
     },
-    "overlap": overlap.signatures(),
+    "overlap": overlap.signatures(extras.bert_score),
     "versions": metrics.versions(),
   }
 

@@ -14,7 +14,6 @@ stands alone); what else a line holds isn't looked at. As in `one_step`, a mesh 
 
 import functools
 import json
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -60,7 +59,8 @@ class Asked(NamedTuple):
 def read(path: str) -> list[Question]:
   """The questions of a file. ValueError names the first line that is none."""
   try:
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    with open(path, encoding="utf-8") as file:
+      lines = file.readlines()
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(f"candidates = {path!r}: {error}.") from None
   found = []
@@ -134,10 +134,11 @@ def ask(questions: Sequence[Question], tokenizer, lengths: pipeline.Lengths) -> 
 
 def measure(asked: dict[str, Asked], fwm: tuple[TransformerRole, Any],
             idm: tuple[TransformerRole, Any], *, batch) -> dict[str, Any]:  # fmt: skip
-  """{kind: {"all": {"count", "chance", "scores": {score: estimate}}, "by_task": {task: the same}}}.
+  """{kind: {"all": {"count", "scores": {score: estimate}}, "by_task": {task: the same}}}.
 
   A score is the share of questions whose true candidate is the likeliest; of k likeliest it counts
-  1/k. chance: the mean of 1/candidates. fwm, idm: role and parameters.
+  1/k. Beside its estimate stand the count of its questions and chance, their mean of 1/candidates.
+  fwm, idm: role and parameters.
 
     states    fwm_mean, fwm_sum     log P(candidate | x, z), per token and in sum
     actions   fwm                   log P(y | x, actions): through all turns but the last the FWM
@@ -201,14 +202,16 @@ def _part(questions: Sequence[Question], scores: dict[str, np.ndarray], mine) ->
   """Of the questions where the mask holds."""
   ends = np.cumsum([len(q.candidates) for q in questions])
   episodes = [q.episode for q in questions]
-  chance = [1 / len(q.candidates) for q, m in zip(questions, mine, strict=True) if m]
+  chance = np.array([1 / len(q.candidates) for q in questions])
   found = {}
   for name, values in scores.items():
     parts = np.split(values, ends[:-1])
     right = [correct(part, q.truth) for part, q in zip(parts, questions, strict=True)]
     there = np.isfinite(right) & mine
     found[name] = text.ratio(np.nan_to_num(right) * there, there, episodes)
-  return {"count": int(mine.sum()), "chance": float(np.mean(chance)), "scores": found}
+    found[name] |= {"count": int(there.sum())}
+    found[name] |= {"chance": float(chance[there].mean()) if there.any() else None}
+  return {"count": int(mine.sum()), "scores": found}
 
 
 def correct(scores: np.ndarray, truth: int) -> float:

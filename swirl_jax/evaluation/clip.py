@@ -143,7 +143,8 @@ def read_captions(path: str, records: Sequence[Record]) -> Captions:
   """
   found, wanted = {}, {"episode": str, "turn": int, "x": str, "y": str}
   try:
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    with open(path, encoding="utf-8") as file:
+      lines = file.readlines()
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(f"captions = {path!r}: {error}.") from None
   for number, text in enumerate(lines, 1):

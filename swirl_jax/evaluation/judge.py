@@ -201,8 +201,8 @@ def main(argv):
     budget = Budget(
       given.budget_tokens, given.budget_money, given.prompt_price, given.completion_price
     )
-    Path(given.out).mkdir(parents=True, exist_ok=True)
-    cache = given.out if given.cache is None else given.cache
+    files.folder_to_write("out", given.out)
+    cache = files.folder_to_write("cache", given.out if given.cache is None else given.cache)
     with metrics.Progress(len(items), description=f"judge {template.name}") as progress:
       judged = judge(items, endpoint, template, cache, settings=settings, patience=patience,
                      budget=budget, progress=progress)  # fmt: skip

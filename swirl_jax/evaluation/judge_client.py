@@ -9,6 +9,7 @@ import dataclasses
 import email.utils
 import http.client
 import json
+import math
 import random
 import re
 import socket
@@ -115,8 +116,8 @@ class Patience:
 
   def __post_init__(self):
     for name, least in (("seconds", 1e-3), ("tries", 1), ("first", 0.0), ("longest", 0.0)):
-      if not getattr(self, name) >= least:
-        raise ValueError(f"{name} is {getattr(self, name)}, must be {least} or more")
+      if not least <= getattr(self, name) < math.inf:
+        raise ValueError(f"{name} is {getattr(self, name)}, must be {least} or more, and finite")
 
   def backoff(self, tries: int) -> float:
     """Seconds after so many tries."""

@@ -79,7 +79,8 @@ def _one(path: Path, longest: int) -> Part:
   opened = _open(path)
   data = path.read_bytes()
   head = Image.open(io.BytesIO(data))
-  plain = head.format in _KINDS and head.mode == "RGB" and not head.getexif()
+  plain = head.format in _KINDS and head.mode == "RGB" and not head.has_transparency_data
+  plain = plain and not head.getexif()
   if plain and max(head.size) <= longest:
     return image(data, _KINDS[head.format])
   return _png(_within(opened, longest))

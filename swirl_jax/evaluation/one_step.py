@@ -260,10 +260,10 @@ def best_of(fwm_role: TransformerRole, fwm_params, idm_role: TransformerRole, id
 
   metrics, each for the whole state and (changed_) for what changed alone: pick, what the IDM's
   choice reaches; pass, one of n is right; single, the mean over samples; and picks, {N: pick} of
-  the first N samples for N = 2, 4, … up to n, whole states. by_episode: of pick. by_example: single
-  and pass of whole states; picked: {N: the texts that were picked of the first N samples, and their
-  `text.Comparison`}, for N = 1 too, which picks nothing. Test-time verification of
-  arXiv:2602.06130, with the true action.
+  the first N samples for N = 2, 4, … up to n, whole states. by_episode: of pick, and as single the
+  right ones of n · size samples. by_example: single and pass of whole states; picked: {N: the texts
+  that were picked of the first N samples, and their `text.Comparison`}, for N = 1 too, which picks
+  nothing. Test-time verification of arXiv:2602.06130, with the true action.
   """
   decoding = dataclasses.replace(fwm_role.decoding, group=n, greedy=False)
   fwm_role = dataclasses.replace(fwm_role, decoding=decoding)
@@ -294,7 +294,10 @@ def best_of(fwm_role: TransformerRole, fwm_params, idm_role: TransformerRole, id
     }
   return {
     "metrics": metrics,
-    "by_episode": text.by_episode(found.exact[rows, chosen[n]], episodes),
+    "by_episode": {
+      **text.by_episode(found.exact[rows, chosen[n]], episodes),
+      "single": text.by_episode(found.exact.sum(1), episodes)["correct"],
+    },
     "by_example": _lists({"single": found.exact.mean(1), "pass": found.exact.any(1)}),
     "picked": picked,
   }
@@ -306,8 +309,9 @@ def latents(role: TransformerRole, params, split: Examples, *, key, temperature,
 
   metrics: unique (distinct phrases / phrases) and phrases (how many distinct), length in words,
   known (share of phrases that mean something in the world), meanings (how many distinct), classes
-  {class: share}, logp_token, count; of the first 16 pairs effective_actions and action_information
-  (see `detectors`): whether the IDM has one word for everything. With `reference`, true phrases:
+  {first word of a meaning: share}, logp_token, count; of the first 16 pairs effective_actions and
+  action_information (see `detectors`): whether the IDM has one word for everything. With
+  `reference`, true phrases:
   unique_reference, length_reference and classes_reference; both shares of unique ones over equal
   numbers of phrases.
   """

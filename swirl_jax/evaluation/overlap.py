@@ -78,26 +78,36 @@ def _rouge_l(pairs) -> list[float]:
   return [100 * scorer.score(truth, guess)["rougeL"].fmeasure for guess, truth in pairs]
 
 
-def signatures() -> dict[str, str]:
-  """What the scores were computed by, as sacreBLEU asks to be cited."""
+def signatures(bert_score: str = "") -> dict[str, str]:
+  """What the scores were computed by, as sacreBLEU asks to be cited; bert_score: the folder of an
+  encoder, where one was asked for.
+  """
   found = {}
   for name, metric in _metrics().items():
     metric.corpus_score(["a"], [["a"]])  # before it has seen a reference it can't say how many
     found[name] = str(metric.get_signature())
   version = importlib.metadata.version("rouge-score")
-  return found | {"rouge_l": f"rouge-score|version:{version}|rougeL|f1|stemmer:no"}
+  found["rouge_l"] = f"rouge-score|version:{version}|rougeL|f1|stemmer:no"
+  if bert_score:
+    version = importlib.metadata.version("bert-score")
+    name, layer = pathlib.Path(bert_score).name, bert_layer(bert_score)
+    found["bert_score"] = f"bert_score|version:{version}|{name}|layer:{layer}|f1|rescaled:no"
+  return found
 
 
 def bert_layer(folder: str) -> int:
   """The layer of the encoder in a local folder that BERTScore takes: the one that the `bert_score`
-  package tuned for a model of the folder's name, else the last. ValueError where there is no
-  encoder or no package: it brings torch, and is not among our requirements.
+  package tuned for a model of the folder's name, whoever published it, else the last. ValueError
+  where there is no encoder or no package: it brings torch, and is not among our requirements.
   """
-  config = pathlib.Path(folder) / "config.json"
-  if not config.exists():
+  path = pathlib.Path(folder)
+  try:
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
     raise ValueError(
-      f"bert_score = {folder!r}: no config.json there; allowed is the folder of an encoder."
-    )
+      f"bert_score = {folder!r}: no config.json there ({error}); allowed is the folder of an "
+      "encoder."
+    ) from None
   try:
     from bert_score import utils
   except ImportError:
@@ -105,8 +115,14 @@ def bert_layer(folder: str) -> int:
       "BERTScore is computed by the bert_score package, which isn't installed: pip install "
       "bert-score (it brings torch)."
     ) from None
-  last = json.loads(config.read_text())["num_hidden_layers"]
-  return utils.model2layers.get(pathlib.Path(folder).name, last)
+  tuned = {name.rpartition("/")[2]: layer for name, layer in utils.model2layers.items()}
+  layer = tuned.get(path.name, config.get("num_hidden_layers"))
+  if not isinstance(layer, int):
+    raise ValueError(
+      f"bert_score = {folder!r}: num_hidden_layers is {layer!r} in its config.json; allowed is a "
+      "whole number, or a folder named as a model that the bert_score package knows."
+    )
+  return layer
 
 
 def bert_score(

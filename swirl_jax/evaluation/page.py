@@ -57,11 +57,11 @@ INVERSE = {
 }
 CHOICES = {"states": "FWM, choice of a state", "actions": "FWM and IDM, choice of actions"}
 CHOSEN = {
-  "fwm": "by log P of y",
-  "fwm_mean": "by log P of the state per token",
-  "fwm_sum": "by log P of the state",
-  "idm_mean": "by log Q of the action per token",
-  "idm_sum": "by log Q of the action",
+  "fwm": "log P of y",
+  "fwm_mean": "log P, per token",
+  "fwm_sum": "log P",
+  "idm_mean": "log Q, per token",
+  "idm_sum": "log Q",
 }
 KINDS = {
   "unchanged": "x itself",
@@ -100,7 +100,7 @@ def _scale(name: str) -> float | None:
   """What a full bar stands for; None for what is no share."""
   if name in _HUNDREDS:
     return 100.0
-  return None if name.startswith(("logp", "psnr", "lpips")) else 1.0
+  return None if name.startswith(("logp", "psnr", "lpips", "clip_")) else 1.0
 
 
 def rows(card: Mapping[str, Any]) -> list[tuple[str, list[tuple]]]:
@@ -148,8 +148,12 @@ def _chosen(found: Mapping[str, Any]) -> list[tuple[str, list[tuple]]]:
   told = []
   for kind, parts in found.items():
     for task, part in {"": parts["all"], **parts["by_task"]}.items():
-      heading = f"{CHOICES[kind]}{f', {task}' * bool(task)}: {part['count']}, chance "
-      told.append((heading + number(part["chance"]), _named(CHOSEN, part["scores"])))
+      heading = f"{CHOICES[kind]}{f', {task}' * bool(task)}: {part['count']}"
+      titles = {
+        k: f"{CHOSEN[k]} ({one['count']}, chance {number(one['chance'])})"
+        for k, one in part["scores"].items()
+      }
+      told.append((heading, _named(titles, part["scores"])))
   return told
 
 
@@ -166,7 +170,7 @@ def _verified(card: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple]
 
 
 def table(result: Mapping[str, Any]) -> str:
-  """The scores as plain text, at most 100 columns."""
+  """The scores as plain text, at most 100 columns but for long names of levels and actions."""
   card, lines = result["scores"], [_about(result), ""]
   for heading, found in rows(card):
     compared = any(same is not None for *_, same in found)
@@ -189,11 +193,12 @@ def table(result: Mapping[str, Any]) -> str:
                    f"{number(kept['value']):>7}")  # fmt: skip
     lines.append("")
   for key, heading in (("by_level", "By level"), ("by_action", "By action")):
-    lines.append(f"{heading:<24} {'n':>6}  {'FWM':>7}  {'95% interval':<16} {'IDM':>7}  "
+    width = max([22, *map(len, card[key])])
+    lines.append(f"{heading:<{width + 2}} {'n':>6}  {'FWM':>7}  {'95% interval':<16} {'IDM':>7}  "
                  f"{'95% interval':<16}".rstrip())  # fmt: skip
     for name, one in card[key].items():
       exact, match = one["exact"], one["match"]
-      lines.append(f"  {name:<22.22} {one['count']:>6}  {number(exact['value']):>7}  "
+      lines.append(f"  {name:<{width}} {one['count']:>6}  {number(exact['value']):>7}  "
                    f"{between(exact):<16} {number(match['value']):>7}  "
                    f"{between(match):<16}".rstrip())  # fmt: skip
     lines.append("")
@@ -321,7 +326,7 @@ def _classes(latents: Mapping[str, Any]) -> str:
   names = sorted({n for share in shares for n in share}, key=lambda n: (n[0] == "(", n))
   bars = charts.bars([(n, [s.get(n, 0.0) for s in shares]) for n in names], (GREY, IDM), width=1040)
   legend = charts.legend([("in the data", GREY, False), ("the IDM's", IDM, False)])
-  return section("Kinds of action", "", legend, bars)
+  return section("Kinds of action", "By the first word of their meaning.", legend, bars)
 
 
 def _groups(card: Mapping[str, Any]) -> str:

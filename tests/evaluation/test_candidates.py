@@ -40,11 +40,13 @@ def test_players_that_know(tmp_path):
   found = measured(tmp_path, STATES, STATES | {"task": "", "candidates": [Y, X], "truth": 0},
                    ACTIONS, PLANS)  # fmt: skip
   states, actions = found["states"], found["actions"]
-  assert states["all"] == {"count": 2, "chance": pytest.approx((1 / 3 + 1 / 2) / 2),
-                           "scores": {"fwm_mean": ONE, "fwm_sum": ONE}}  # fmt: skip
+  right = ONE | {"count": 2, "chance": pytest.approx((1 / 3 + 1 / 2) / 2)}
+  assert states["all"] == {"count": 2, "scores": {"fwm_mean": right, "fwm_sum": right}}
   assert set(states["by_task"]) == {"a"} and states["by_task"]["a"]["count"] == 1
-  assert actions["all"]["count"] == 2 and actions["all"]["chance"] == pytest.approx(5 / 12)
-  assert actions["all"]["scores"] == {"fwm": ONE, "idm_mean": ONE, "idm_sum": ONE}
+  right = ONE | {"count": 2, "chance": pytest.approx(5 / 12)}
+  single = ONE | {"count": 1, "chance": 0.5}
+  assert actions["all"]["count"] == 2
+  assert actions["all"]["scores"] == {"fwm": right, "idm_mean": single, "idm_sum": single}
   assert actions["by_task"] == {"b": actions["all"]}
   assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -88,8 +90,9 @@ def test_plans_go_through_the_fwms_own_states(tmp_path):
     found = candidates._rolled(asked["actions"], iw.FWM, iw.PERFECT | {"place": place}, 4)
     np.testing.assert_allclose(found, [-5.0 - (place == 1), -5.0 - 3])
   found = measured(tmp_path, PLANS, place=1)
-  assert found["actions"]["all"]["scores"]["fwm"] == ONE
-  assert found["actions"]["all"]["scores"]["idm_sum"]["value"] is None
+  told = found["actions"]["all"]["scores"]
+  assert told["fwm"] == ONE | {"count": 1, "chance": pytest.approx(1 / 3)}
+  assert told["idm_sum"] == {"value": None, "low": None, "high": None, "count": 0, "chance": None}
 
 
 def test_correct():
@@ -115,6 +118,14 @@ def test_bad_lines(tmp_path, change, complaint):
   path.write_text(json.dumps(STATES) + "\n" + json.dumps(STATES | change) + "\n")
   with pytest.raises(ValueError, match=f"candidates = .*c.jsonl.*{complaint}"):
     candidates.read(str(path))
+
+
+def test_a_line_ends_where_json_lines_do(tmp_path):
+  """U+2028 and U+0085 end no line of JSON."""
+  path = tmp_path / "c.jsonl"
+  line = STATES | {"x": "a\u2028b\u0085c"}
+  path.write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+  assert candidates.read(str(path))[0].x == line["x"]
 
 
 def test_bad_files(tmp_path):

@@ -167,7 +167,7 @@ def test_the_scores_are_those_of_the_parts(run, scored):
 @pytest.mark.slow
 def test_the_warm_models_are_others_and_have_names_of_their_own(run, scored):
   command.evaluate(str(run), split="validation", model="warmup", limit=4)
-  result = json.loads((run / "evaluation-validation-warmup.json").read_text())
+  result = json.loads((run / "evaluation-validation-warmup-first4.json").read_text())
   assert result["models"] == {"y": "warm_fwm", "z": "warm_idm"}
   assert result["limit"] == 4 and result["scores"]["counts"]["transitions"] == 4
   assert result["scores"]["fwm"]["logp_token"] != scored[2]["scores"]["fwm"]["logp_token"]

@@ -227,9 +227,12 @@ def test_a_refused_key_and_bad_settings_end_with_one_error(tmp_path):
     other = command(f"http://me:{js.KEY}@127.0.0.1/v1", path, tmp_path / "other")
     code, shown, err = finished(process)
     other_code, other_shown, other_err = finished(other)
+    no_folder_code, _, no_folder_err = finished(command(server.url, path, path))
   assert code == 1 and f"Stopped, 2 left: {server.url}/chat/completions: status 401" in err
   assert json.loads((out / "summary.json").read_text())["all"]["left"] == 2
   assert other_code == 1 and "SWIRL_JUDGE_URL must be http(s)://" in other_err
+  assert no_folder_code == 1 and f"out = '{path}': allowed is a folder" in no_folder_err
+  assert "Traceback" not in no_folder_err
   for text in (shown, err, other_shown, other_err, *(p.read_text() for p in out.iterdir())):
     assert js.KEY not in text and "Traceback" not in text
   assert not (tmp_path / "other").exists()

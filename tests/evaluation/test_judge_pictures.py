@@ -51,7 +51,10 @@ def test_what_does_not_fit_is_scaled_down_and_other_kinds_become_png(tmp_path):
   assert np.asarray(opened)[:, 0].max() < 10 and np.asarray(opened)[:, -1].min() > 240
   draw(tmp_path / "a.bmp", 4, 4)
   Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-  for name, colour in (("a.bmp", (10, 200, 30)), ("clear.png", (255, 255, 255))):
+  red = Image.new("RGB", (4, 4), (255, 0, 0))
+  red.save(tmp_path / "key.png", transparency=(255, 0, 0))
+  white = (255, 255, 255)
+  for name, colour in (("a.bmp", (10, 200, 30)), ("clear.png", white), ("key.png", white)):
     opened, _ = sent(pictures(tmp_path, name)()[0])
     assert (opened.format, opened.mode, opened.getpixel((3, 3))) == ("PNG", "RGB", colour)
   turned = Image.Exif()

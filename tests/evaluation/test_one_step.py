@@ -172,6 +172,7 @@ def test_best_of_picks_what_the_idm_likes(split):
   assert m["changed_single"] == pytest.approx((2 + 3 / n) / 5)
   assert (m["n"], m["count"]) == (n, 5)
   assert found["by_example"] == {"single": [1 / n] * 5, "pass": [True] * 5}
+  assert found["by_episode"]["single"] == found["by_episode"]["size"]  # one of n, of each
   picked = found["picked"]  # the third of four samples is right: two are not enough
   assert {m: one["exact"] for m, one in picked.items()} == {
     "1": [False] * 5, "2": [False] * 5, "4": [True] * 5}  # fmt: skip
