@@ -2,8 +2,9 @@
 
 A collector is a module of `data/collectors/` with `DEFAULTS`, what `config.world.*` may say;
 `check(settings)`, which raises ValueError; `episodes(settings)`; `TIME_LIMIT`, seconds of one;
-`PACKAGES`, whose versions are noted; and `session(settings)`, a context manager that opens the
-environment once and gives `play(episode) -> Played`, a pure function of (settings, episode).
+`PACKAGES`, whose versions are noted as a collection begins, in `versions.json`, and have to stay;
+and `session(settings)`, a context manager that opens the environment once and gives
+`play(episode) -> Played`, a pure function of (settings, episode).
 
 Worker processes play the episodes, each in a session of its own. What an episode gave is one line
 of `episodes.jsonl`, appended as soon as it is there: a collection that was killed goes on behind
@@ -26,9 +27,12 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
+
+from swirl_jax.whole_files import write_lines
 
 START_LIMIT = 180.0  # seconds to open an environment
 IN_A_ROW = 10  # so many failed episodes, one after the other, end the collection
@@ -57,10 +61,13 @@ class Played(NamedTuple):
 
 
 class Collected(NamedTuple):
-  """Episodes in their order with what they gave, and name → reason of those that were dropped."""
+  """Episodes in their order with what they gave, name → reason of those that were dropped, and
+  package → version.
+  """
 
   episodes: list[tuple[Episode, Played]]
   dropped: dict[str, str]
+  versions: dict[str, str]
 
 
 class CollectionError(RuntimeError):
@@ -73,7 +80,8 @@ def collect(
   """Plays all episodes of a collector by `workers` processes (None: one for each usable core).
 
   `folder` holds this collection alone, of this module under these settings. Raises the ValueError
-  of the collector's `check`, and CollectionError.
+  of the collector's `check`, ValueError for a folder that can't be gone on with, and
+  CollectionError.
   """
   collector, folder = importlib.import_module(module), pathlib.Path(folder)
   settings = json.loads(json.dumps(dict(settings)))  # as the workers have them
@@ -84,17 +92,19 @@ def collect(
     raise ValueError(f"{module}: two episodes have one name.")
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / "episodes.jsonl"
+  versions = _begin(path, collector.PACKAGES)
   found = _resume(path)
   left = [episode for episode in episodes if episode.name not in found]
   count = min(workers or len(os.sched_getaffinity(0)), len(left))
   title = f"collecting {module.rpartition('.')[2]}"
   lines = sum(len(entry.get("lines", ())) for entry in found.values())
+  worked = any("lines" in entry for entry in found.values())
   began, before = time.monotonic(), lines
   with (
     open(path, "ab") as file,
     tqdm(total=len(episodes), initial=len(found), desc=title, unit=" episodes") as bar,
   ):
-    for entry in _play(module, settings, left, folder, count, collector.TIME_LIMIT):
+    for entry in _play(module, settings, left, folder, count, collector.TIME_LIMIT, worked):
       file.write((json.dumps(entry) + "\n").encode())
       file.flush()
       found[entry["episode"]] = entry
@@ -105,25 +115,55 @@ def collect(
   whole = [(e, Played(found[e.name]["lines"], found[e.name]["counts"])) for e in episodes
            if "dropped" not in found[e.name]]  # fmt: skip
   dropped = {n: found[n]["dropped"] for n in names if "dropped" in found[n]}
-  return Collected(whole, dropped)
+  return Collected(whole, dropped, versions)
+
+
+def _begin(path: pathlib.Path, packages: Sequence[str]) -> dict[str, str]:
+  """The packages' versions, noted where nothing was played yet; ValueError if others are there."""
+  versions = {package: metadata.version(package) for package in packages}
+  noted = path.with_name("versions.json")
+  if not path.exists():
+    write_lines(noted, [json.dumps(versions)])
+  begun = json.loads(noted.read_text())
+  for package, now in versions.items():
+    if begun[package] != now:
+      raise ValueError(
+        f"{path.parent} was begun with {package} {begun[package]}, now it is {now}: install "
+        f"{begun[package]} to go on, or remove the folder to begin anew."
+      )
+  return versions
 
 
 def _resume(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """Episode → its entry, of an earlier start; a torn last line is cut off."""
+  """Episode → its entry, of an earlier start; a torn last line is cut off. ValueError for another
+  line that is no entry.
+  """
   if not path.exists():
     return {}
   text = path.read_bytes()
   whole = text[: text.rfind(b"\n") + 1]
   if len(whole) < len(text):
     os.truncate(path, len(whole))
-  return {entry["episode"]: entry for entry in map(json.loads, whole.splitlines())}
+  found = {}
+  for number, line in enumerate(whole.splitlines(), start=1):
+    try:
+      entry = json.loads(line)
+      found[entry["episode"]] = entry
+    except (ValueError, TypeError, KeyError):
+      raise ValueError(
+        f"{path}, line {number}: it must be what an episode gave, as JSON. Delete it and all lines "
+        "after it, or the file: their episodes are played again."
+      ) from None
+  return found
 
 
 def _play(
   module: str, settings: Mapping[str, Any], episodes: Sequence[Episode], folder: pathlib.Path,
-  workers: int, limit: float,
+  workers: int, limit: float, worked: bool,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-  """Entries as they come. A thread attends to each worker; all stop when the caller does."""
+  """Entries as they come. A thread attends to each worker; all stop when the caller does. `worked`:
+  whether an episode ever did.
+  """
   todo, done, stop = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
   for episode in episodes:
     todo.put(episode)
@@ -152,7 +192,7 @@ def _play(
   threads = [threading.Thread(target=attend, daemon=True) for _ in range(workers)]
   for thread in threads:
     thread.start()
-  failed, worked = [], False
+  failed = []
   try:
     for _ in episodes:
       entry = done.get()

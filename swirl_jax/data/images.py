@@ -102,7 +102,8 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     if low < 0 or high >= 2**16:
       found = f"has values from {low} to {high}"
       raise Unreadable("no colours", f"{name} {found}, must have from 0 to {2**16 - 1}")
-    image = Image.fromarray((values >> 8).astype(np.uint8))
+    key = image.info.get("transparency", -1)
+    image = Image.fromarray(np.where(values == key, 255, values >> 8).astype(np.uint8))
   if image.mode == "F":
     raise Unreadable("no colours", f"{name} has numbers with a fraction, must have whole ones")
   if not image.has_transparency_data:

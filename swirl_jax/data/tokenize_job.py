@@ -62,10 +62,10 @@ def tokenize(
     "versions": dict(versions or {}),
   }  # fmt: skip
   with locked(out / ".lock"):
-    _begin(out, job, lines)
+    root = pathlib.Path(lines).parent.resolve()  # what relative names mean
+    _begin(out, {**job, "root": str(root)}, lines)
     summary = out / tokenized.SUMMARY
     if not summary.exists():
-      root = pathlib.Path(lines).parent
       parts = _parts(out, job, names, root, codec, workers, most_refused)
       tokenized.write_json(summary, _summary(job, found, names, parts))
     return json.loads(summary.read_text())

@@ -45,7 +45,7 @@ def read_lines(
   what errors call the file's setting.
   """
   settings = {"path": os.fspath(path), "heldout_levels": heldout_levels}
-  digest, lines = transition_lines.read(settings, name=name, optional=("y",))
+  digest, lines = transition_lines.read(settings, name=name, pictures=True)
   lines = [n._replace(x=_normal(n.x), y=_normal(n.y)) for n in lines]
   errors = []
   for n in lines:
@@ -175,6 +175,10 @@ def read_folder(folder: str | os.PathLike) -> Tokenized:
   summary = json.loads(raw)
   if summary.get("format") != FORMAT:
     raise ValueError(f"{path}: format is {summary.get('format')!r}, must be {FORMAT}.")
+  lines = path.with_name(LINES)
+  found = _sha256(lines) if lines.exists() else "no file"
+  if found != summary["pairs"]:
+    raise ValueError(f"{lines}: SHA-256 is {found}, must be {summary['pairs']}, as {SUMMARY} says.")
   height, width = summary["grid"]
   names, parts = [], []
   for number, digest in enumerate(summary["parts"]):

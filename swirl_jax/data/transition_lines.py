@@ -8,6 +8,7 @@ import collections
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -50,9 +51,14 @@ def _refuse(field: str, found: Any, allowed: str) -> NoReturn:
   raise Refused(f"{field} is {shown}, must be {allowed}")
 
 
+def composed(text: str) -> str:
+  """A text in Unicode's normal form NFC, which tokenizers bring texts to as well."""
+  return unicodedata.normalize("NFC", text)
+
+
 def same(text: str) -> str:
-  """A text with its white space normalised: what decides whether two texts are the same."""
-  return " ".join(text.split())
+  """A text, composed and its white space normalised: what decides whether two are the same."""
+  return " ".join(composed(text).split())
 
 
 def _object(raw: bytes) -> dict[str, Any]:
@@ -85,17 +91,15 @@ def _object(raw: bytes) -> dict[str, Any]:
   return found
 
 
-def _line(
-  number: int, raw: bytes, settings: Mapping[str, Any], optional: Sequence[str]
-) -> dict[str, Any]:
-  """The fields of one line, checked as far as a line alone can be."""
+def _line(number: int, raw: bytes, settings: Mapping[str, Any], pictures: bool) -> dict[str, Any]:
+  """The fields of one line, checked as far as a line alone can be, texts composed."""
   found = _object(raw)
   for name in found:
     if name not in FIELDS:
       _refuse("a field", name, f"one of {', '.join(FIELDS)}")
   for name, kind in FIELDS.items():
     if name not in found:
-      if name in REQUIRED and name not in optional:
+      if name in REQUIRED and not (pictures and name == "y"):
         raise Refused(f"{name} is missing, must be {KINDS[kind]}")
       continue
     value = found[name]
@@ -106,8 +110,9 @@ def _line(
         _refuse(name, value, f"free of control characters ({control.group()!r})")
       if name != "z" and not value.strip():
         _refuse(name, value, "text with a word in it")
-  found = {**dict.fromkeys(optional, ""), **found}
-  x, y, z = found["x"], found["y"], found.get("z", "")
+  x, y, z = found["x"], found.get("y", ""), composed(found.get("z", ""))
+  if not pictures:
+    x, y = composed(x), composed(y)
   for name, text in (("x", x), ("y", y), ("z", z)):
     if special := set(text.split()) & set(SPECIAL):
       _refuse(name, text, f"free of special tokens ({', '.join(sorted(special))})")
@@ -123,8 +128,9 @@ def _line(
   if split not in ("", *transitions.OPTIONAL) and level in settings["heldout_levels"]:
     allowed = "'heldout', 'failing' or left out"
     _refuse("split", split, f"{allowed} (heldout_levels has {level!r})")
-  return {**found, "number": number, "z": z if z.strip() else "", "level": level, "split": split,
-          "episode": str(found["episode"]), "action": same(found.get("action", ""))}  # fmt: skip
+  return {**found, "number": number, "x": x, "y": y, "z": z if z.strip() else "", "level": level,
+          "split": split, "episode": str(found["episode"]),
+          "action": same(found.get("action", ""))}  # fmt: skip
 
 
 # -- the file ------------------------------------------------------------------------------------
@@ -139,11 +145,12 @@ def stop(path: str, errors: Sequence[tuple[int, str]]) -> None:
 
 
 def read(
-  settings: Mapping[str, Any], *, name: str = "config.world.path", optional: Sequence[str] = ()
+  settings: Mapping[str, Any], *, name: str = "config.world.path", pictures: bool = False
 ) -> tuple[str, list[Line]]:
   """The SHA-256 of the file and its lines, or a ValueError that names the first bad one.
 
-  name: what errors call the file's setting. optional: fields that may be missing, and are "" then.
+  name: what errors call the file's setting. pictures: x and y are names of files, which stay as
+  they are, and y may be missing, and is "" then.
   """
   path, digest = settings["path"], hashlib.sha256()
   lines, errors, episodes, actions = [], [], {}, {}
@@ -152,7 +159,7 @@ def read(
       for number, raw in enumerate(file, start=1):
         digest.update(raw)
         try:
-          found = _line(number, raw, settings, optional)
+          found = _line(number, raw, settings, pictures)
           _agree(found, episodes, actions)
         except Refused as error:
           errors.append((number, str(error)))

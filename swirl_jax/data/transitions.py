@@ -20,9 +20,9 @@ NO_ACTIONS = frozenset({"unlabelled"})  # the splits whose records carry neither
 class Record:
   """One transition: in state `x` the action `z` led to the state `y`, with x ≠ y.
 
-  `episode` names the episode and `turn` counts the changes of state in it from 0: turns t and t + 1
-  of one episode chain, y_t = x_{t+1}. `action` is the class of z (for evaluation), `level` the kind
-  of level.
+  `episode` names the episode and `turn` is the place in it, from 0, perhaps with gaps where steps
+  changed nothing. Two turns with nothing else between them chain: y of one is x of the next.
+  `action` is the class of z (for evaluation), `level` the kind of level.
   """
 
   x: str
@@ -94,8 +94,9 @@ def sequences(records: Sequence[Record], most: int) -> list[tuple[int, ...]]:
   """All records as runs of transitions that follow each other, as indices into `records`.
 
   Episodes come in the order of their first records. Within one, sorted by turn, a run goes on while
-  y_t = x_{t+1}; a record that was dropped ends it. Each maximal run is cut from its start into
-  pieces of `most`, which do not overlap, the last one shorter where it doesn't divide.
+  y of one is x of the next. A gap in the turns doesn't end it; records that were dropped do, unless
+  they led back to the state before them. Each maximal run is cut from its start into pieces of
+  `most`, which do not overlap, the last one shorter where it doesn't divide.
   """
   if most < 1:
     raise ValueError(f"a chain's length is {most}, must be 1 or more")

@@ -1,8 +1,10 @@
 """Collection by worker processes: the same data whatever happens; what goes wrong is listed."""
 
+import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -70,6 +72,10 @@ def test_what_goes_wrong_is_dropped_whole_and_listed(tmp_path):
   whole = collect(tmp_path / "whole").episodes
   assert found.episodes == [whole[i] for i in range(12) if str(i) not in wrong]
   assert collect(tmp_path, wrong=wrong) == found  # nothing is tried again
+  path = tmp_path / "episodes.jsonl"
+  left = [line for line in path.read_text().splitlines(keepends=True) if '"e1"' not in line]
+  path.write_text("".join(left))
+  assert collect(tmp_path, wrong=wrong) == found  # a start that plays e1 alone
   assert "a dial came off" in (tmp_path / "workers.log").read_text()
 
 
@@ -84,6 +90,17 @@ def test_an_environment_that_does_not_work_is_one_error(tmp_path):
   kept = [json.loads(n)["episode"] for n in (tmp_path / "episodes.jsonl").read_text().splitlines()]
   assert kept == ["e0", "e1"]  # the others weren't at fault
   assert not collect(tmp_path, episodes=20).dropped
+
+
+@pytest.mark.parametrize("bad", [b"\0\0\0", b'{"lines": []}', b"7", b"\xff"])
+def test_a_line_that_is_no_entry_is_named(tmp_path, bad):
+  found, path = collect(tmp_path), tmp_path / "episodes.jsonl"
+  lines = path.read_bytes().splitlines(keepends=True)
+  path.write_bytes(b"".join([*lines[:4], bad + b"\n", *lines[5:]]))
+  with pytest.raises(ValueError, match="episodes.jsonl, line 5: .* Delete it and all lines after"):
+    collect(tmp_path)
+  path.write_bytes(b"".join(lines[:4]))
+  assert collect(tmp_path) == found
 
 
 # -- the world that is made of it ----------------------------------------------------------------
@@ -127,6 +144,19 @@ def test_a_collected_world(tmp_path, known):
   other = builders.get("dials", settings | {"labelled": 20}, str(tmp_path))  # not played again
   assert other.prepare(str(tmp_path)).info.splits["labelled"].num_examples == 20
   assert os.stat(folder / "transitions.jsonl").st_mtime_ns == before
+
+
+def test_a_collection_has_one_version_of_each_package(tmp_path, known, monkeypatch):
+  version = importlib.metadata.version("numpy")
+  own = builders.get("dials", {"episodes": 60, "labelled": 50}, str(tmp_path), workers=2)
+  (folder,) = tmp_path.glob("dials_*/")
+  monkeypatch.setattr(collection.metadata, "version", lambda package: "0.1")
+  other = {"episodes": 60, "labelled": 20}  # of the data that lies there
+  assert builders.get("dials", other, str(tmp_path)).source == own.source
+  (folder / "transitions.jsonl").unlink()  # as if it had been killed before its end
+  said = f"was begun with numpy {version}, now it is 0.1: install {version} to go on, or remove"
+  with pytest.raises(ValueError, match=f"dials_.* {re.escape(said)} the folder"):
+    builders.get("dials", other, str(tmp_path))
 
 
 def test_an_action_that_led_to_several_states_is_left_out():

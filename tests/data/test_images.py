@@ -28,14 +28,16 @@ def opened(data):
   return np.asarray(image)
 
 
-def png(width, height, *, depth=8, colour=2, rows=b""):
+def png(width, height, *, depth=8, colour=2, rows=b"", key=None):
   """A PNG with a true header, whatever its rows are."""
 
   def chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
   header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-  parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+  parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+  if key is not None:
+    parts.insert(1, (b"tRNS", key))
   return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
@@ -94,6 +96,9 @@ def test_what_is_transparent_lies_on_white():
   palette.putdata([0, 1])
   found = opened(encoded(palette, transparency=1))
   np.testing.assert_array_equal(found[0], [[9, 8, 7], [255, 255, 255]])
+  wide = png(3, 1, depth=16, colour=0, rows=b"\0" + struct.pack(">3H", 0x1234, 0x1235, 0x8000),
+             key=struct.pack(">H", 0x1234))  # fmt: skip
+  np.testing.assert_array_equal(opened(wide)[0, :, 0], [255, 0x12, 0x80])
 
 
 def test_a_cameras_orientation_is_applied():

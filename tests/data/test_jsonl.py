@@ -8,6 +8,7 @@ import pathlib
 import random
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 
@@ -93,6 +94,7 @@ def without(name):
     (GOOD | {"episode": ""}, "episode is '', must be text with a word in it"),
     (GOOD | {"level": ""}, "level is '', must be text with a word in it"),
     (GOOD | {"x": "b "}, "y is 'b', must be another state than x"),
+    (GOOD | {"x": "\u00e9", "y": "e\u0301"}, "y is '\u00e9', must be another state than x"),
     (GOOD | {"x": "a\x00b"}, "x is 'a\\x00b', must be free of control characters ('\\x00')"),
     (GOOD | {"z": "go\x1b"}, "must be free of control characters ('\\x1b')"),
     (GOOD | {"y": "\ud800"}, "must be free of control characters ('\\ud800')"),
@@ -175,6 +177,9 @@ def alike(line):
   ("change", "settings", "said"),
   [
     (bare, {}, "split 'labelled': no transition of training has z; give some lines"),
+    (lambda n: n, {"validation": 0.6, "test": 0.39},
+     "split 'labelled': config.world.validation = 0.6, config.world.test = 0.39, "
+     "config.world.heldout_levels = () and the field split leave training none of the 50 episodes"),
     (alike, {"labelled": 999},
      "split 'unlabelled': all 7 of training have z, and config.world.labelled = 999 keeps them; "
      "set it below 7, from 1, or leave z out"),
@@ -331,6 +336,24 @@ def test_turns_and_classes(tmp_path):
     assert own.action_class("go north") == own.action_class(" walk\tup ") == "north"
     assert own.action_class("dig") == "dig"
     assert own.action_class("fly") is None and own.action_class("") is None
+
+
+def test_texts_are_composed(tmp_path):
+  """Whether a letter is one character or two doesn't show, in texts or in what training has met."""
+  apart = lambda text: unicodedata.normalize("NFD", text)  # noqa: E731
+
+  def line(n, split, form=str):
+    x, y, z = map(form, (f"tür {n}", f"tür {n} auf", "öffne"))
+    return {"x": x, "y": y, "z": z, "episode": f"{split} {n}", "split": split}
+
+  lines = [line(n, "train", apart) for n in range(9)]
+  lines += [line(n, split) for n in (8, 9) for split in ("validation", "test")]
+  splits, counts = prepared(tmp_path, lines, labelled=5)
+  own = world(tmp_path, lines, labelled=5)
+  texts = [text for rs in splits.values() for r in rs for text in (r.x, r.y, r.z)]
+  assert all(unicodedata.is_normalized("NFC", text) for text in (*texts, *own.words))
+  assert counts["test"]["kept"] == counts["test"]["dropped"] == 1
+  assert own.action_class("öffne") == own.action_class(apart("öffne")) == "öffne"
 
 
 # -- the vocabulary, and a file that changes -----------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -280,6 +281,26 @@ def test_another_jobs_folder_is_refused(tmp_path, change, said):
   assert said in str(error.value)
 
 
+def test_the_same_lines_elsewhere_name_other_pictures(tmp_path):
+  lines, out = lines_of(tmp_path), tmp_path / "out"
+  whole = tokenize(lines, out)
+  other = lines_of(tmp_path / "other")
+  assert other.read_bytes() == lines.read_bytes()
+  said = f'was begun with root = "{tmp_path}", now it is "{other.parent}": restore that, or choose'
+  with pytest.raises(ValueError, match=re.escape(said)):
+    tokenize(other, out)
+  assert tokenize(other, tmp_path / "again") == whole  # where it was made isn't in the summary
+  out.rename(tmp_path / "moved")
+  assert len(tokenized.read_folder(tmp_path / "moved").rows) == 13
+
+
+def test_names_of_files_stay_as_they_are(tmp_path):
+  for name in ("e\u0301.png", "\u00e8.png"):
+    picture(tmp_path / name, (200, 0, 0))
+  (tmp_path / "l").write_text('{"x": "e\\u0301.png", "y": "\u00e8.png", "episode": 1}')
+  assert tokenize(tmp_path / "l", tmp_path / "out")["counts"]["pictures"]["tokenized"] == 2
+
+
 def test_a_folder_with_other_things_is_refused(tmp_path):
   lines = lines_of(tmp_path)
   (tmp_path / "out").mkdir()
@@ -316,6 +337,7 @@ def damage(out, name, change):
     ("parts/00001.array_record", lambda b: b[:-1], "00001.array_record: SHA-256 is"),
     ("parts/00001.array_record", lambda b: b[:200] + b"x" + b[201:], "must be"),
     ("parts/00001.json", lambda b: b.replace(b"motion", b"motion "), "00001.json: its SHA-256 is"),
+    ("pairs.jsonl", lambda b: b.replace(b"go 1", b"go 2"), "pairs.jsonl: SHA-256 is"),
     ("tokenized.json", lambda b: b.replace(b'"format": 1', b'"format": 2'), "format is 2, must be"),
     ("tokenized.json", lambda b: b.replace(b'"codes": 300', b'"codes": 30'),
      "code 1 of 'frames/motion 10.png' is 30, must be from 0 to 29; 12 codes are outside"),

@@ -45,7 +45,7 @@ def test_the_class_of_an_action_does_not_slip_into_the_unlabelled_split():
 
 def test_chains_follow_the_states_and_never_cross_episodes():
   records = [
-    record("c", "d", 2),  # order on disk does not matter
+    record("c", "d", 4),  # order on disk does not matter, nor do steps that changed nothing
     record("a", "b", 0),
     record("b", "c", 1),
     record("d", "e", 0, "a"),  # continues, but in another episode (whose name sorts first)

@@ -1,8 +1,8 @@
 """Worlds whose transitions come from playing an environment: collected once, into a file of lines.
 
-The folder of a collection, `NAME_DIGEST` in the data folder, holds `episodes.jsonl` (see
-`collection.py`), `transitions.jsonl`, which is in the format of docs/world.md, and
-`collection.json`: settings, versions, counts, and every episode that was dropped, with its reason.
+The folder of a collection, `NAME_DIGEST` in the data folder, holds `episodes.jsonl` and
+`versions.json` (see `collection.py`), `transitions.jsonl`, which is in the format of docs/world.md,
+and `collection.json`: settings, versions, counts, and every dropped episode with its reason.
 What a state hides can make a transition no function of (x, z): all lines of an (x, z) that led to
 several y are left out, and counted as `conflicting`.
 """
@@ -13,7 +13,6 @@ import json
 import pathlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from typing import Any
 
 from swirl_jax.data import collection, transition_lines
@@ -84,10 +83,9 @@ def _collect(module: str, own: Mapping[str, Any], folder: pathlib.Path, workers)
   for episode, played in found.episodes:
     by_split = counts.setdefault(episode.split, Counter())
     by_split.update({"episodes": 1, "transitions": len(played.lines), **played.counts})
-  packages = importlib.import_module(module).PACKAGES
   write_lines(folder / _SUMMARY, [json.dumps({
     "collector": module, "settings": dict(own), "counts": counts, "dropped": found.dropped,
-    "versions": {package: metadata.version(package) for package in packages},
+    "versions": found.versions,
   }, indent=2)])  # fmt: skip
   write_lines(folder / _LINES, map(json.dumps, lines))
 

@@ -131,6 +131,7 @@ def divide(
   for name, found in splits.items():
     kept = {"kept": len(found), "episodes": len({n.episode for n in found})}
     counts[name] = kept | counts.get(name, {})
+  for name, found in splits.items():
     if not found:
       raise ValueError(f"{settings['path']}: {_empty(name, counts, settings)}.")
   records = {
@@ -150,6 +151,13 @@ def _as_record(n: Line, split: str, meanings: Mapping[str, str]) -> Record:
 def _empty(split: str, counts: Mapping[str, Mapping[str, int]], settings) -> str:
   """What to change where a split would be empty."""
   nothing = f"no transition is left for the split {split!r}"
+  if split == "labelled" and not counts["unlabelled"]["kept"]:
+    shares = [f"config.world.{name} = {settings[name]!r}" for name in
+              ("validation", "test", "heldout_levels") if name in settings]  # fmt: skip
+    return (
+      f"{nothing}: {', '.join(shares)} and the field split leave training none of the "
+      f"{counts['file']['episodes']} episodes; evaluate fewer of them, or add some"
+    )
   if split == "labelled":
     return f"{nothing}: no transition of training has z; give some lines their action"
   if split == "unlabelled":
@@ -249,7 +257,7 @@ class TextWorld(TransitionBuilder):
   """Transitions of a file of lines; `info.metadata` holds the counts."""
 
   source: Source  # what it writes
-  VERSION = tfds.core.Version("1.1.0")  # raise it whenever the same file gives other records
+  VERSION = tfds.core.Version("1.2.0")  # raise it whenever the same file gives other records
 
   def _split_generators(self, dl_manager):
     self.info.metadata.update(self.source.counts)

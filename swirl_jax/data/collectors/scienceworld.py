@@ -72,7 +72,7 @@ _SIDE_STEPS = ("open", "close", "activate", "deactivate", "wait1")  # those of a
 
 def check(settings: Mapping[str, Any]) -> None:
   """ValueError for a setting that is out of its range, and where package or Java are missing."""
-  whole = {name: (0, 100_000) for name in SPLITS}
+  whole = {name: (0 if name == "heldout" else 1, 100_000) for name in SPLITS}
   whole |= {"seed": (0, 2**31 - 1), "steps": (1, 1000), "characters": (100, 100_000)}
   for name, (low, high) in whole.items():
     if type(settings[name]) is not int or not low <= settings[name] <= high:
@@ -84,11 +84,12 @@ def check(settings: Mapping[str, Any]) -> None:
   for task in heldout:
     if task not in TASKS:
       raise ValueError(f"scienceworld: heldout_tasks has {task!r}, allowed are {', '.join(TASKS)}")
-  for name, those in (("train", set(TASKS) - set(heldout)), ("heldout", heldout)):
-    if settings[name] and not those:
-      raise ValueError(
-        f"scienceworld: {name} is {settings[name]}, must be 0 where heldout_tasks leaves it no task"
-      )
+  if not set(TASKS) - set(heldout):
+    raise ValueError("scienceworld: heldout_tasks has all tasks, must leave out one or more")
+  if settings["heldout"] and not heldout:
+    raise ValueError(
+      f"scienceworld: heldout is {settings['heldout']}, must be 0 where heldout_tasks has no task"
+    )
   if importlib.util.find_spec("scienceworld") is None:
     raise ValueError(
       "scienceworld: the package is not installed; pip install 'swirl_jax[scienceworld]'"

@@ -5,6 +5,7 @@ not the authors' to give: their script `map_openimage_url_to_local.py` adds `loc
 Rejected edits (preference*.jsonl) are not read. A photograph's records are in one split.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,6 +61,8 @@ def _several(folder: Path, where: str, episode: str, record: Mapping[str, Any]) 
   listed = take(record, "files", list)
   files = {take(file, "id", str): file for file in listed}
   prompts = take(record, "metadata_edit_turn_prompts", list)
+  if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+    malformed("metadata_edit_turn_prompts", prompts, "a list of texts, one or more")
   for name in ("original_input_image", "final_image"):
     if name not in files:
       malformed("files", sorted(files), f"with {name}")
@@ -67,8 +70,6 @@ def _several(folder: Path, where: str, episode: str, record: Mapping[str, Any]) 
   if turns != list(range(1, len(prompts))) or len(files) < len(listed):
     must = f"edit_turn1 to {len(prompts) - 1}, each once, for {len(prompts)} prompts"
     malformed("files", [file["id"] for file in listed], must)
-  if not all(isinstance(prompt, str) for prompt in prompts):
-    malformed("metadata_edit_turn_prompts", prompts, "a list of texts")
   edited = [files[f"edit_turn{turn}"] for turn in turns] + [files["final_image"]]
   original = files["original_input_image"]
   x = _photograph(folder, original, record, "original_input_image_file")
@@ -95,7 +96,7 @@ def _photograph(
 def _path(folder: Path, name: str) -> Path:
   """The first file of this name in `PLACES`; in the folder itself where there is none."""
   paths = [folder / place / name for place in PLACES]
-  return next((path for path in paths if path.is_file()), paths[0])
+  return next((path for path in paths if os.path.isfile(path)), paths[0])
 
 
 BENCHMARK = Benchmark("pico-banana-400k", "apple/pico-banana-400k on GitHub", read, visual=True)

@@ -34,11 +34,13 @@ _GROUP = re.compile(r"(G\d)_answer")
 
 
 class Call(NamedTuple):
-  """A node to visit, the function that was chosen for it, and the calls before, with responses."""
+  """A node to visit, the function that was chosen for it, and the calls before, with responses;
+  None where one of them isn't known.
+  """
 
   node: Any
   function: str | None
-  history: tuple[str, ...]
+  history: tuple[str, ...] | None
 
 
 def read(folder: Path) -> Iterator[Found]:
@@ -63,19 +65,21 @@ def _tree(answer: Any, name: str) -> Iterator[Found]:
   while waiting:
     node, function, history = waiting.pop()
     number += 1
-    where = f"{name}, node {number}"
+    where, children = f"{name}, node {number}", []
     try:
-      kind, children = take(node, "node_type", str), take(node, "children", list)
-      said = take(node, "description", str)
+      children = take(node, "children", list)
+      kind, said = take(node, "node_type", str), take(node, "description", str)
       if kind == "Action":
         function = said
       elif "observation" in node:
         call, response = f"{function} {_arguments(said)}", take(node, "observation", str)
+        if history is None:
+          raise Unusable("no history", "a node above it is malformed")
         yield _found(where, node, function, history, call, response, documents, fixed)
         history = (*history, f"{call}\n{response}")
     except Unusable as error:
       yield Found(where, reason=error.reason, detail=error.detail)
-      continue  # what follows a call that isn't known has no history
+      history = None  # of what follows a call that isn't known
     waiting += [Call(child, function, history) for child in reversed(children)]
 
 

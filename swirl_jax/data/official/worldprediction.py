@@ -12,6 +12,7 @@ it isn't the one that was seen, and another is, the sets are left out.
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ class Source(NamedTuple):
 
   def frame(self, video: str, seconds: float) -> Path:
     places = (self.folder / place.format(dataset=self.dataset) / video for place in PLACES)
-    path = next((place for place in places if place.is_file()), self.folder / "videos" / video)
+    path = next(filter(os.path.isfile, places), self.folder / "videos" / video)
     name = f"{self.dataset}/{video}"
     return videos.at(path, self.made.of(path, name), seconds)
 

@@ -169,20 +169,24 @@ def installed(monkeypatch):
 
 def test_the_defaults_pass(installed):
   scienceworld.check(scienceworld.DEFAULTS)
+  scienceworld.check({**scienceworld.DEFAULTS, "heldout": 0, "heldout_tasks": ()})
 
 
 @pytest.mark.parametrize(
   "wrong, complaint",
   [
-    ({"train": -1}, "train is -1, must be 0 to 100000"),
+    ({"train": 0}, "train is 0, must be 1 to 100000"),
+    ({"validation": 0}, "validation is 0, must be 1 to 100000"),
+    ({"test": 0}, "test is 0, must be 1 to 100000"),
+    ({"heldout": -1}, "heldout is -1, must be 0 to 100000"),
     ({"steps": 0}, "steps is 0, must be 1 to 1000"),
     ({"seed": True}, "seed is True"),
     ({"characters": 2.5}, "characters is 2.5"),
     ({"gold": 1.5}, "gold is 1.5, must be from 0 to 1"),
     ({"detours": "often"}, "detours is 'often'"),
     ({"heldout_tasks": ("boil", "fry")}, "heldout_tasks has 'fry', allowed are boil,"),
-    ({"heldout_tasks": ()}, "heldout is 40, must be 0 where heldout_tasks leaves it no task"),
-    ({"heldout_tasks": tuple(scienceworld.TASKS)}, "train is 420, must be 0"),
+    ({"heldout_tasks": ()}, "heldout is 40, must be 0 where heldout_tasks has no task"),
+    ({"heldout_tasks": tuple(scienceworld.TASKS)}, "has all tasks, must leave out one or more"),
   ],
 )
 def test_a_wrong_setting_is_named(installed, wrong, complaint):

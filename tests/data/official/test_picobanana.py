@@ -93,6 +93,8 @@ def test_photographs_as_the_authors_script_names_them(folder):
     (several(drop=("edit_turn1",)), "malformed", "must be edit_turn1 to 2, each once, for 3"),
     (several(drop=("original_input_image",)), "malformed", "must be with original_input_image"),
     (several(("one", 2)), "malformed", "must be a list of texts"),
+    (several(()), "malformed", "metadata_edit_turn_prompts is [], must be a list of texts, one or"),
+    (one(open_image_input_file="a" * 300), "no picture", "File name too long"),
     ({"files": [{}]}, "malformed", "id is missing, must be text"),
     (one(open_image_input_file=None), "malformed", "open_image_input_file is None, must be text"),
     ({"output_image": "a", "summarized_text": "b"}, "no photograph", "missing: see the docs"),

@@ -69,18 +69,23 @@ def test_a_response_that_the_authors_cut_is_kept_and_counted(tmp_path):
   assert whole.notes == () and cut.notes == (toolbench.CUT,) and cut.line["y"].endswith("...")
 
 
+BELOW = [thought(call("tides", "{}", "a", call("Finish", "{}", "b"))), call("tides", "{}", "c")]
+
+
 @pytest.mark.parametrize(
   ("node", "detail"),
   [
     (3, "the record is 3, must be an object"),
     ({"node_type": "Action"}, "children is missing, must be a list"),
-    (call("tides", "{}", None), "observation is None, must be text"),
-    (call("tides", "{}", "a", code="0"), "observation_code is '0', must be a whole number"),
+    ({"node_type": "Action", "children": BELOW}, "description is missing, must be text"),
+    (call("tides", "{}", None, *BELOW), "observation is None, must be text"),
+    (call("tides", "{}", "a", *BELOW, code="0"), "observation_code is '0', must be a whole number"),
   ],
 )
-def test_a_malformed_node_leaves_out_what_is_below_it_alone(tmp_path, node, detail):
-  bad, good = found(tmp_path, node, call("tides", "{}", "fine"))
+def test_what_is_below_a_malformed_node_has_no_history(tmp_path, node, detail):
+  bad, *below, good = found(tmp_path, node, call("tides", "{}", "fine"))
   assert bad.reason == "malformed" and detail in bad.detail and good.line["y"] == "fine"
+  assert [f.reason for f in below] == ["no history"] * 3 * (BELOW[0]["description"] in str(node))
 
 
 @pytest.mark.parametrize(

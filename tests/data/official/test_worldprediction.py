@@ -148,17 +148,18 @@ def test_what_is_no_sample_is_counted(folder, change, detail):
 
 def test_videos_that_are_missing_or_broken_leave_the_rest(folder):
   (folder / "videos" / "COIN" / "bad.mkv").write_text("no video")
-  away, bad, late = (copy.deepcopy(sample()) for _ in range(3))
+  away, bad, late, long = (copy.deepcopy(sample()) for _ in range(4))
   away["original_segments"][1]["video"] = "away.mkv"
+  long["original_segments"][1]["video"] = "a" * 300
   bad["action_segments"]["d"]["video"] = "bad.mkv"
   late["original_segments"][1]["segment_end_time"] = 60
-  found, sets, left, counts = converted(folder, away=away, bad=bad, late=late)
+  found, sets, left, counts = converted(folder, away=away, bad=bad, late=late, long=long)
   assert [(n["episode"].rpartition(" ")[2], n["turn"]) for n in found] == [
-    ("away", 0), ("bad", 0), ("bad", 1), ("late", 0)]  # fmt: skip
+    ("away", 0), ("bad", 0), ("bad", 1), ("late", 0), ("long", 0)]  # fmt: skip
   assert [n["where"].rpartition(" ")[2] for n in sets["actions"]] == ["bad"]
-  # A step's set doesn't know of the sample's own video: away and late ask the same of it, and bad.
-  assert left == {"missing video": 2, "undecodable video": 1, "time beyond the video": 2,
-                  "duplicate": 3}  # fmt: skip
+  # A step's set doesn't know of the sample's own video: the four ask the same of it.
+  assert left == {"missing video": 4, "undecodable video": 1, "time beyond the video": 2,
+                  "duplicate": 5}  # fmt: skip
   assert counts["left_out"]["missing video"]["first"][0] == (
     "plans.json, COIN, away, step 2: 'COIN/away.mkv'"
   )
