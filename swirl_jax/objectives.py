@@ -11,12 +11,14 @@ Three rules hold throughout:
 - shapes are never promoted in rank: what broadcasts does so along axes of size 1 that are there.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 ADVANTAGE_KINDS = ("grpo", "no_std", "leave_one_out", "best")
 KL_KINDS = ("k1", "k2", "k3")
 REDUCE_KINDS = ("mean", "sum")
+MOST_LOG_RATIO = 80.0  # float32's exp overflows from 88.7 on
 
 
 # ---------------------------------------------------------------------------------------- checks
@@ -104,7 +106,8 @@ def group_advantages(rewards, *, kind: str, std_floor: float = 1e-4) -> Array:
   leave_one_out:  A_bg = r_bg − mean_{h≠g} r_bh = G/(G−1) (r_bg − mean_g r).
                   RLOO, arXiv:2402.14740.
   best:           A_bg = 1 for the group's largest reward (the first of equals), else 0: the
-                  likelihood of the best of G, rejection sampling. RAFT, arXiv:2304.06767.
+                  likelihood of the best of G, rejection sampling; all 0 in a group that
+                  `dead_groups` counts. RAFT, arXiv:2304.06767.
 
   A group of equal rewards gives exactly zero. `std_floor` is read by grpo only.
   """
@@ -119,7 +122,7 @@ def group_advantages(rewards, *, kind: str, std_floor: float = 1e-4) -> Array:
   elif kind == "best":
     place = lax.broadcasted_iota(jnp.int32, centred.shape, centred.ndim - 1)
     first = place == centred.argmax(-1, keepdims=True)
-    alive = (centred != 0.0).any(-1, keepdims=True)
+    alive = dead_groups(rewards)[..., None] == 0.0
     centred = (first & alive) + 0.0 * centred  # not a number stays it
   return lax.stop_gradient(centred)
 
@@ -133,13 +136,22 @@ def _log_ratio(logp, logp_old, mask) -> Array:
   return jnp.where(jnp.asarray(mask, bool), _floating(logp) - logp_old, 0.0)
 
 
+@jax.custom_jvp
+def _ratio(log_ratio: Array) -> Array:
+  """ρ = exp(min(log ρ, 80)), ∂ρ = ρ: finite, so that 0 times either is 0 and not NaN. [...]."""
+  return jnp.exp(jnp.minimum(log_ratio, MOST_LOG_RATIO))
+
+
+_ratio.defjvps(lambda tangent, ratio, log_ratio: tangent * ratio)
+
+
 def token_ratio(logp, logp_old, mask) -> Array:
   """ρ_t = exp(logp_t − logp_old_t); 1 at masked tokens. [..., T] each → [..., T].
 
-  No gradient to `logp_old`, so `token_ratio(logp, logp, mask)` is the on-policy ratio: 1, with
-  the gradient of log π. PPO, arXiv:1707.06347; GRPO, arXiv:2402.03300.
+  At most e^80. No gradient to `logp_old`, so `token_ratio(logp, logp, mask)` is the on-policy
+  ratio: 1, with the gradient of log π. PPO, arXiv:1707.06347; GRPO, arXiv:2402.03300.
   """
-  return jnp.exp(_log_ratio(logp, logp_old, mask))
+  return _ratio(_log_ratio(logp, logp_old, mask))
 
 
 def sequence_ratio(logp, logp_old, mask) -> Array:
@@ -147,11 +159,11 @@ def sequence_ratio(logp, logp_old, mask) -> Array:
 
   The last axis of size 1 broadcasts against tokens; with `sequence_mean` this is GSPO's
   objective, whose clip bounds are of their own size (around 3e-4). No gradient to `logp_old`.
-  An empty sequence has ratio 1. GSPO, arXiv:2507.18071, section 4.
+  An empty sequence has ratio 1; the most is e^80. GSPO, arXiv:2507.18071, section 4.
   """
   log_ratio = _log_ratio(logp, logp_old, mask)
   length = jnp.asarray(mask, bool).sum(-1, keepdims=True)
-  return jnp.exp(log_ratio.sum(-1, keepdims=True) / jnp.maximum(length, 1))
+  return _ratio(log_ratio.sum(-1, keepdims=True) / jnp.maximum(length, 1))
 
 
 def truncated_importance_weights(logp_old, logp_sampler, mask, *, cap) -> Array:

@@ -75,6 +75,8 @@ def test_dead_groups():
   np.testing.assert_array_equal(o.dead_groups(r), [1.0, 0.0, 1.0, 1.0])
   np.testing.assert_array_equal(o.dead_groups(r, tolerance=0.0), [1.0, 0.0, 0.0, 1.0])
   np.testing.assert_array_equal(o.dead_groups(r, tolerance=1.0), np.ones(4))
+  # Rounding has no best.
+  np.testing.assert_array_equal(o.group_advantages(r, kind="best").sum(-1), [0.0, 1.0, 0.0, 0.0])
 
 
 def test_advantages_carry_no_gradient_and_show_what_is_not_finite():
@@ -263,6 +265,20 @@ def test_surrogate_and_clip_fraction_by_hand():
     # No gradient exactly where the bound is active.
     g = jax.grad(lambda r, a=adv: o.clipped_surrogate(r, a, **bounds).sum())(jnp.asarray(ratio))
     chex.assert_trees_all_close(g, adv * (1 - np.array(active)))
+
+
+@pytest.mark.parametrize("ratio", [o.token_ratio, o.sequence_ratio])
+def test_a_ratio_that_overflows(ratio):
+  """exp(100) is inf in float32: no NaN where the bound is active or there is no advantage."""
+  old, mask = jnp.full((1, 3), -100.0), jnp.ones((1, 3), bool)
+
+  def surrogate(logp, adv):
+    return o.clipped_surrogate(ratio(logp, old, mask), adv, clip_low=0.2, clip_high=0.2).mean()
+
+  for adv, want in ((1.0, 1.2), (0.0, 0.0), (-1.0, -np.exp(o.MOST_LOG_RATIO))):
+    value, g = jax.value_and_grad(surrogate)(jnp.zeros((1, 3)), jnp.full((1, 1), adv))
+    chex.assert_trees_all_close(value, np.float32(want), rtol=1e-5)
+    chex.assert_trees_all_close(g.sum(), np.float32(min(want, 0.0)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("clip", [0.0, 3e-4, 0.2])

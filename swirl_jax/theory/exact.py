@@ -179,9 +179,10 @@ def information_gap(world, log_prior, log_fwm, log_idm) -> Array:
 def phase1_objective(world, log_prior, log_fwm, log_idm, log_ref, *, beta) -> Array:
   """E[log Q(z | x, ŷ)] − β E_{x, z~P̃} KL(P_θ(.|x,z) ‖ ref(.|x,z)). → []. Phase I as practised.
 
-  log_ref [X, Z, Y], or [X, Y] for a z-free one, P0(y | x).
+  log_ref [X, Z, Y], or [X, Y] for a z-free one, P0(y | x); at β = 0 it may exclude what it likes.
   """
   ref = jnp.broadcast_to(log_ref[:, None, :] if log_ref.ndim == 2 else log_ref, log_fwm.shape)
+  ref = jnp.where(beta == 0.0, 0.0, ref)  # not 0 · inf
   weight = state_probs(world)[:, None] * jnp.exp(log_prior)
   divergence = (weight * jnp.where(weight > 0.0, kl(log_fwm, ref), 0.0)).sum()
   return expected_reward(world, log_prior, log_fwm, log_idm) - beta * divergence
@@ -215,11 +216,13 @@ def log_likelihood(world, log_prior, log_fwm) -> Array:
 def phase2_objective(world, log_prior, log_fwm, log_idm, *, beta) -> Array:
   """E_{p̃(x,y)} [E_{z~Q} log P_θ(y|x,z) − β KL(Q(.|x,y) ‖ π)]. → []. The ELBO at β = 1.
 
-  A prior [X, Y, Z] is a reference that sees y, as practice has it.
+  A prior [X, Y, Z] is a reference that sees y, as practice has it; at β = 0 it may exclude what it
+  likes.
   """
   q = jnp.exp(log_idm)
+  prior = jnp.where(beta == 0.0, 0.0, _prior_given_pair(log_prior, log_fwm))  # not 0 · inf
   fit = (q * jnp.where(q > 0.0, log_fwm.swapaxes(1, 2), 0.0)).sum(-1)
-  return _over_pairs(world, fit - beta * kl(log_idm, _prior_given_pair(log_prior, log_fwm)))
+  return _over_pairs(world, fit - beta * kl(log_idm, prior))
 
 
 def elbo(world, log_prior, log_fwm, log_idm) -> Array:

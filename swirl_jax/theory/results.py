@@ -146,8 +146,8 @@ def show(value: Any) -> str:
 
 
 def triple(probs, digits: int = 3) -> str:
-  """A distribution as method.md writes one: (.583, .313, .104)."""
-  return "(" + ", ".join(f"{float(p):.{digits}f}".removeprefix("0") for p in probs) + ")"
+  """A distribution as method.md writes one: (.583, .313, .104). Ties go up: .3125 is .313."""
+  return "(" + ", ".join(f"{float(p) + 1e-9:.{digits}f}".removeprefix("0") for p in probs) + ")"
 
 
 def page(results: Sequence[Result], notes: Sequence[tuple[str, Any]]) -> str:

@@ -121,6 +121,8 @@ def irrelevant_feature(
   """
   if not 2 <= actions <= places:
     raise ValueError(f"world.actions = {actions}: allowed is 2 to {places}.")
+  if not 0.0 <= slip <= 1.0:
+    raise ValueError(f"world.slip = {slip}: allowed is 0 to 1.")
   n = places * features
   fwm = np.zeros((n, actions, n))
   for x in range(n):

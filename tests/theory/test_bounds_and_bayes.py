@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from swirl_jax.theory import learning, results, worlds
+from swirl_jax.theory import exact, learning, results, worlds
 from swirl_jax.theory.experiments import alternation, bayes, theorem1, theorem2
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -82,6 +82,25 @@ def test_errors_in_errors_out():
     assert np.asarray(found[name]["excess"]).max() < 1e-6, name
   assert np.asarray(found["plain"]["excess"]).mean() > 1.0
   assert np.asarray(found["greedy"]["agreement"]).mean() < 0.95
+
+
+@pytest.mark.parametrize("labels, beta", [(10, 0.1), (300, 1.0)])
+def test_the_anchored_phase_1_is_at_its_optimum(labels, beta):
+  """E log Q − β KL to the model of labels + ½ Σ share log P has gradient 0 there."""
+  many = jax.jit(jax.vmap(bayes._world))(jax.random.split(jax.random.key(0), 1))
+  counts, pairs = (jnp.asarray(c[0]) for c in bayes.drawn(many, labels, 100, 0))
+  found = bayes.methods(counts, pairs, beta=beta, em_steps=1, anchor_weight=0.5)
+  idm, seen = exact.log_normalise(jnp.log(counts + bayes.SMOOTHING)), pairs + counts.sum(-1)
+  world = (seen / seen.sum())[..., None] * jnp.exp(idm)
+
+  def objective(t):
+    fwm, belief = exact.log_table(t), exact.log_belief(world, idm)
+    value = exact.phase1_objective(world, belief, fwm, idm, found["labels"], beta=beta)
+    return value + 0.5 * (counts / labels * fwm.swapaxes(1, 2)).sum()
+
+  value, gradient = jax.value_and_grad(objective)(found["anchor"])
+  np.testing.assert_allclose(gradient, 0.0, atol=1e-12)
+  assert value > max(objective(found[name]) for name in ("labels", "plain"))
 
 
 def test_label_draws_have_their_sizes():

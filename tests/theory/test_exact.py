@@ -419,6 +419,17 @@ def test_what_cannot_happen_weighs_nothing():
   sure = jnp.broadcast_to(jnp.array([0.0, zero]), (2, 2))
   ref = jnp.log(jnp.array([[[0.5, 0.5], [0.0, 1.0]]] * 2))
   close(exact.phase1_objective(WORLD, sure, fwm, idm, ref, beta=1.0), np.log(0.5) - np.log(2.0))
+  # At β = 0 references that exclude what is done leave the reward alone, and its gradient.
+  open_, excluding = jnp.zeros((2, 2, 2)), jnp.broadcast_to(jnp.array([0.0, zero]), (2, 2, 2))
+  t, reward = exact.log_table(open_), jnp.log(jnp.array([[[0.5, 0.5], [0.8, 0.2]]] * 2))
+  a = (WORLD, flat, t, reward)
+  close(exact.phase1_objective(*a, excluding, beta=0.0), exact.expected_reward(*a))
+  free = exact.phase1_gradient(WORLD, flat, open_, reward, t, beta=0.0)
+  close(exact.phase1_gradient(WORLD, flat, open_, reward, excluding, beta=0.0), free)
+  fit = exact.phase2_objective(WORLD, flat, reward, t, beta=0.0)
+  close(exact.phase2_objective(WORLD, sure, reward, t, beta=0.0), fit)
+  free = exact.phase2_gradient(WORLD, flat, reward, open_, beta=0.0)
+  close(exact.phase2_gradient(WORLD, sure, reward, open_, beta=0.0), free)
   # A y that the model excludes but the world has: −inf, with a gradient that is not NaN.
   assert exact.log_likelihood(WORLD, flat, fwm) == zero
   chex.assert_tree_all_finite(exact.likelihood_gradient(WORLD, flat, fwm))

@@ -55,6 +55,18 @@ def test_an_fwm_that_tells_by_the_feature_alone():
   assert state["hidden"] and not state["collapsed"]
 
 
+@pytest.mark.parametrize("tells, hidden", [(0.2, False), (0.8, True)])
+def test_half_of_next_to_nothing_hides_nothing(tells, hidden):
+  """F̂ = z a little more often than not: all that ŷ tells, but 0.02 nats of it."""
+  world = np.full((1, R * F, Z), 1 / (R * F * Z))
+  fwm = np.full((1, Z, R, F), (1 - tells) / (R * F))
+  for z in range(Z):
+    fwm[0, z, :, z] += tells / R
+  log_fwm = jnp.log(jnp.asarray(fwm.reshape(1, Z, R * F)))
+  idm = jnp.log(jnp.full((1, R * F, Z), 0.5))
+  assert failures.true_state(world, log_fwm, idm, features=F)["hidden"] == hidden
+
+
 def test_one_word_for_everything_is_a_collapse():
   world, fwm, _, _ = tables(1)
   idm = exact.log_table(jnp.zeros((X, R * F, Z)).at[..., 0].set(20.0))

@@ -1,5 +1,6 @@
 """What practice changes: expectations by enumeration against brute force and the real step."""
 
+import functools
 import itertools
 
 import jax
@@ -160,6 +161,31 @@ def test_the_real_step_goes_where_it_is_expected(name):
   assert 0.3 < z < 2.0, z
 
 
+def test_the_batchs_token_mean_with_many_samples_of_one_prompt():
+  """Each prompt's direction is divided by the mean length of its own phrases, whatever G."""
+  one, codes = case(), practice.Codes(Code.one_token(2), practice.Y_CODE, practice.Z_CODE)
+  step = DEPARTURES["update: mean per token of the batch"]
+  truth = exact.phase2_gradient(one.world, one.prior, one.fwm, one.snapshot, beta=1.0)
+  limit = truth / (jnp.exp(one.snapshot) @ jnp.array(practice.Z_CODE.lengths))[..., None]
+  compare = functools.partial(practice.compare, step=step, group=16, codes=codes)
+  found, sine, _ = jax.jit(compare)(one)
+  np.testing.assert_allclose(found, limit, atol=0.05 * jnp.abs(limit).max())
+  assert sine > 0.1
+
+
+def test_what_is_called_an_end_is_one():
+  """k1 in the loss has no gradient: all mass on the likeliest action, slowly."""
+  step, cases = DEPARTURES["k1 per token in the loss"], jax.tree.map(lambda a: a[None], case())
+  scores = cases.fwm.swapaxes(-1, -2)
+  likeliest = jnp.where(scores == scores.max(-1, keepdims=True), 0.0, -jnp.inf)
+  want = exact.elbo_gap(*(a[0] for a in (cases.world, cases.prior, cases.fwm, likeliest)))
+  gap, rest = practice.end(cases, step=step, settings=practice.Settings())
+  np.testing.assert_allclose(gap[0], want, atol=0.005)
+  assert rest[0] < practice.MOVING
+  gap, rest = practice.end(cases, step=step, settings=practice.Settings(steps=200))
+  assert abs(gap[0] - want) > 0.01 and rest[0] > practice.MOVING
+
+
 def test_signal_to_noise_of_one_right_outcome():
   """p rare: SNR² → G p (1 − p) × |∇p|² / …; the rule −ln(1 − dead) holds to first order."""
   logits = jnp.log(jnp.array([0.01, 0.99]))
@@ -172,17 +198,22 @@ def test_signal_to_noise_of_one_right_outcome():
 
 def test_fit_of_a_rule():
   rule = np.array([1.0, 2.0, 4.0, 8.0])
-  assert scaling.fit(3.0 * rule, rule, within=2.0) == pytest.approx((3.0, 1.0, 1.0))
-  c, inside, rank = scaling.fit(np.array([1.0, 2.0, 4.0, 80.0]), rule, within=2.0)
-  assert (c, inside) == pytest.approx((1.0, 0.75)) and rank == pytest.approx(1.0)
+  assert scaling.fit(3.0 * rule, rule, within=2.0) == pytest.approx((4, 3.0, 1.0, 1.0))
+  snr = np.array([1.0, 2.0, 4.0, 80.0, 1e-13])
+  assert scaling.fit(snr, np.append(rule, 1.0), within=2.0) == pytest.approx((4, 1.0, 0.75, 1.0))
   assert scaling.rank_correlation(rule, -rule) == pytest.approx(-1.0)
+  # Ranks 1, 2, 3, 4 against 1.5, 1.5, 3.5, 3.5.
+  for order in ([0, 1, 2, 3], [1, 0, 3, 2]):
+    tied = np.array([2.0, 2.0, 8.0, 8.0])
+    assert scaling.rank_correlation(rule[order], tied) == pytest.approx(2 / np.sqrt(5))
 
 
 def test_settings_are_checked():
   with pytest.raises(ValueError, match="groups"):
     practice.Settings(groups=(1, 2))
-  with pytest.raises(ValueError, match="groups"):
-    scaling.Settings(groups=(1, 2))
+  for groups in ((1, 2), (8,), (8, 8)):
+    with pytest.raises(ValueError, match="groups"):
+      scaling.Settings(groups=groups)
   with pytest.raises(ValueError, match="count"):
     practice.Settings(count=0)
 

@@ -35,6 +35,11 @@ def test_tables():
   ]  # fmt: skip
 
 
+def test_ties_of_a_distribution_go_up():
+  """Also where rounding left them just below."""
+  assert results.triple([0.3125, 0.3125 - 1e-16, 0.1041, 1.0]) == "(.313, .313, .104, 1.000)"
+
+
 def test_charts_stand_alone():
   for chart in result().charts:
     root = ElementTree.fromstring(chart.svg())

@@ -127,6 +127,7 @@ def test_the_example_of_three_actions():
     (lambda: worlds.symmetric(jax.random.key(0), states=1, outcomes=2, actions=1),
      r"world.actions = 1: allowed is a whole number from 2"),
     (lambda: worlds.irrelevant_feature(places=2, actions=3), r"world.actions = 3: allowed is 2"),
+    (lambda: worlds.irrelevant_feature(slip=1.5), r"world.slip = 1.5: allowed is 0 to 1"),
   ],
 )  # fmt: skip
 def test_wrong_settings_are_named(make, message):

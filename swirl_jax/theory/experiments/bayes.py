@@ -244,23 +244,46 @@ def methods(counts, pairs, *, beta, em_steps: int, anchor_weight) -> dict[str, A
 
   seen = pairs + counts.sum(-1)
   world = (seen / seen.sum())[..., None] * jnp.exp(idm)
-  belief = exact.log_belief(world, idm)
-  share = counts / jnp.maximum(counts.sum(), 1.0)
-
-  def anchored(t):
-    value = exact.phase1_objective(world, belief, exact.log_table(t), idm, labelled, beta=beta)
-    return value + anchor_weight * (share * exact.log_table(t).swapaxes(1, 2)).sum()
-
-  climbed, _ = learning.ascend(jax.grad(anchored), labelled, steps=200, rate=8.0)
+  rows = exact.state_probs(world)[:, None] * jnp.exp(exact.log_belief(world, idm))  # [X, Z]
+  share = counts.swapaxes(1, 2) / jnp.maximum(counts.sum(), 1.0)
+  anchors = jnp.where(share > 0.0, anchor_weight * share / (beta * rows[..., None]), 0.0)
+  plain = exact.log_phase1_optimum(labelled, idm, beta=beta)
   return {
     "labels": labelled,
     "bayes": exact.log_phase1_optimum(free, idm, beta=1.0),
     "soft": from_pseudo(jnp.exp(idm)),
     "greedy": from_pseudo(jax.nn.one_hot(idm.argmax(-1), idm.shape[-1], dtype=idm.dtype)),
     "em": from_pseudo(jax.lax.scan(em_step, jnp.exp(idm), length=em_steps)[0]),
-    "plain": exact.log_phase1_optimum(labelled, idm, beta=beta),
-    "anchor": exact.log_table(climbed),
+    "plain": plain,
+    "anchor": log_anchored_optimum(plain, anchors),
   }
+
+
+def log_anchored_optimum(log_plain, weights) -> Array:
+  """argmax of Σ_y w log P − KL(P ‖ plain): log P = log plain + w / P − μ, Σ_y P = 1. → [..., Y].
+
+  Phase I with an anchor of labels, divided by a row's probability and β; plain is its optimum
+  without. μ lies between 0 and Σ_y w, and log P falls as it rises: bisection, to rounding.
+  """
+
+  def root(falling, low, high):
+    """Where a falling function is 0."""
+
+    def halve(ends, _):
+      middle = 0.5 * (ends[0] + ends[1])
+      above = falling(middle) > 0.0
+      return (jnp.where(above, middle, ends[0]), jnp.where(above, ends[1], middle)), None
+
+    (low, high), _ = jax.lax.scan(halve, (low, high), length=60)
+    return 0.5 * (low + high)
+
+  def log_p(mu):
+    low = log_plain - mu
+    return root(lambda u: low - u + weights * jnp.exp(-u), low, weights)
+
+  most = weights.sum(-1, keepdims=True)
+  mu = root(lambda m: jnp.exp(log_p(m)).sum(-1, keepdims=True) - 1.0, jnp.zeros_like(most), most)
+  return exact.log_normalise(log_p(mu))
 
 
 # -------------------------------------------------------------------------------------- reporting

@@ -25,6 +25,7 @@ Z_CODE = Code(((0,), (1, 0), (1, 1, 0, 0)))  # phrases of one, two and four toke
 Y_CODE = Code.unary(4)
 SHAPE = (2, 4, 3)  # [X, Y, Z]
 CHECKED = (0, 2, 4, 10, 12)  # the departures in DEPARTURES whose real steps are drawn
+MOVING = 0.01  # the field's largest entry above which no rest was reached
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Settings:
   count: int = 10_000
   ends: int = 8
   end_group: int = 4
-  steps: int = 400
+  steps: int = 4000
   rate: float = 0.5
   cached: int = 64
 
@@ -376,7 +377,7 @@ def run(settings: Settings) -> Result:
 def _paragraph(settings: Settings, found, errors, bias) -> str:
   def told(name):
     f = found[name]
-    moving = " (still moving)" if f["rest"] > 0.1 else ""
+    moving = " (still moving)" if f["rest"] > MOVING else ""
     return f"{f['sine'][0]:.3f} → {f['sine'][-1]:.3f}, gap {abs(f['gap']):.2g}{moving}"
 
   first, last = settings.groups[0], settings.groups[-1]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from scipy import stats
 
 from swirl_jax.theory import exact, results
 from swirl_jax.theory.results import COLORS, Line, Result, Table
@@ -33,6 +34,8 @@ class Settings:
     results.check_positive(self)
     if min(self.groups) < 2 or self.outcomes < 2:
       raise ValueError(f"groups = {self.groups}, outcomes = {self.outcomes}: allowed is from 2.")
+    if len(set(self.groups)) < 2:
+      raise ValueError(f"groups = {self.groups}: at least two different ones are needed.")
 
 
 def moments(logits, rewards) -> tuple[Array, Array, Array]:
@@ -90,19 +93,20 @@ def draw_cases(key, settings: Settings) -> tuple[Array, Array]:
 
 
 def rank_correlation(a, b) -> float:
-  """Spearman's: the correlation of the ranks of two samples without ties. [C], [C]."""
-  ranks = [np.argsort(np.argsort(v)).astype(float) for v in (a, b)]
-  return float(np.corrcoef(*ranks)[0, 1])
+  """Spearman's: the correlation of the ranks of two samples, ties sharing theirs. [C], [C]."""
+  return float(stats.spearmanr(a, b).statistic)
 
 
-def fit(snr, rule, *, within: float) -> tuple[float, float, float]:
-  """Of snr ≈ c · rule: (c by the median of ratios, share within the factor, rank correlation)."""
+def fit(snr, rule, *, within: float) -> tuple[int, float, float, float]:
+  """Of snr ≈ c · rule, where neither is rounding: (cases, c by the median of ratios, share within
+  the factor, rank correlation).
+  """
   snr, rule = np.asarray(snr, float).ravel(), np.asarray(rule, float).ravel()
   good = (snr > 1e-12) & (rule > 1e-12)
   ratio = snr[good] / rule[good]
   c = float(np.median(ratio))
   inside = np.abs(np.log(ratio / c)) <= np.log(within)
-  return c, float(inside.mean()), rank_correlation(snr[good], rule[good])
+  return len(ratio), c, float(inside.mean()), rank_correlation(snr[good], rule[good])
 
 
 def _measure(settings: Settings):
@@ -157,17 +161,17 @@ def run(settings: Settings) -> Result:
   }
   enough = 9.0 * ratio - 8.0  # the G with 90% of the efficiency of large groups
   gain = np.median(snr[:, -1] / snr[:, 0]) / (groups[-1] / groups[0])
+  columns = (
+    "rule", "rewards", "cases", "factor", f"within a factor {settings.within:g}",
+    "rank correlation",
+  )  # fmt: skip
   return Result(
     "scaling",
     "7. Signal to noise of the gradient against G",
     _paragraph(settings, fits, parts, enough, gain),
     (
       table,
-      Table(
-        "rules",
-        ("rule", "rewards", "factor", f"within a factor {settings.within:g}", "rank correlation"),
-        tuple((*k, *v) for k, v in fits.items()),
-      ),
+      Table("rules", columns, tuple((*k, *v) for k, v in fits.items())),
     ),
     _pictures(settings, parts, snr, dead, binary),
   )
@@ -175,10 +179,10 @@ def run(settings: Settings) -> Result:
 
 def _paragraph(settings: Settings, fits, parts, enough, gain) -> str:
   def told(name, kind):
-    c, inside, rank = fits[name, kind]
+    cases, c, inside, rank = fits[name, kind]
     return (
-      f"{c:.2f} times it, {100 * inside:.0f}% of the cases within a factor {settings.within:g}, "
-      f"rank correlation {rank:.2f}"
+      f"{c:.2f} times it, {100 * inside:.0f}% of {cases:,} cases within a factor "
+      f"{settings.within:g}, rank correlation {rank:.2f}"
     )
 
   dead = "−ln(share of dead groups)"
@@ -195,8 +199,9 @@ def _paragraph(settings: Settings, fits, parts, enough, gain) -> str:
     f"number of samples into prompts loses little: 90% of the efficiency of large groups is "
     f"reached at G = {np.median(enough):.1f} in the median, {np.quantile(enough, 0.9):.0f} in nine "
     f"of ten cases. Rule of thumb, SNR² of one prompt ≈ −ln(share of dead groups), times the "
-    f"prompts of a step: with one right outcome the truth is {told(dead, kinds[0])}; with normal "
-    f"rewards {told(dead, kinds[1])}. G itself as the rule: {told('G', kinds[0])}; "
+    f"prompts of a step: with one right outcome (half of the policies; a case is a policy and one "
+    f"of {len(settings.groups)} G) the truth is {told(dead, kinds[0])}; with normal rewards "
+    f"{told(dead, kinds[1])}. G itself as the rule: {told('G', kinds[0])}; "
     f"{told('G', kinds[1])}."
   )
 
