@@ -16,7 +16,7 @@ SWIRL_COORDINATOR=auto: jax.distributed finds its peers from the slice's own met
   --skip_install  the workers have this checkout and its packages already
 
   launch/tpu_slice.sh --tpu=my-slice --zone=us-east5-a -- \
-    python -m swirl_jax.main --config=configs/minigrid.py --workdir=gs://BUCKET/runs/minigrid
+    python -m swirl_jax.main --config=configs/minigrid.py --workdir=/mnt/shared/runs/minigrid
 USAGE
 }
 

@@ -10,7 +10,6 @@ go side by side, each on its share of the cores; on one accelerator only 1, whic
 
 import concurrent.futures
 import contextlib
-import fcntl
 import json
 import logging as stdlib_logging
 import multiprocessing
@@ -35,11 +34,6 @@ def _run(config: Mapping[str, Any], folder: str, cores: Sequence[int]) -> None:
   path = pathlib.Path(folder)
   path.mkdir(parents=True, exist_ok=True)
   log = open(path / "log.txt", "a", buffering=1)  # noqa: SIM115 (for the life of the process)
-  lock = open(path / ".lock", "w")  # noqa: SIM115
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError:
-    raise ValueError(f"{folder}: another process is at work there.") from None
   with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
     import jax
 

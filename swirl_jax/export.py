@@ -13,6 +13,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from swirl_jax import prompts, trained
+from swirl_jax.checkpoint import CheckpointError
 from swirl_jax.data import fast_tokenizers
 from swirl_jax.models import hf_export, huggingface, variants
 from swirl_jax.models.safetensors_files import Tensor
@@ -120,7 +121,7 @@ def main(argv):
       shard_bytes=int(given.shard_gb * 1e9),
       overwrite=given.overwrite,
     )
-  except ValueError as error:
+  except (ValueError, CheckpointError) as error:
     raise app.UsageError(str(error)) from None
   for folder in folders:
     print(folder)

@@ -4,6 +4,7 @@ on training.
 
 import os
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -31,20 +32,25 @@ def main(argv):
   from swirl_jax.checkpoint import CheckpointError
   from swirl_jax.stage_run import Preempted, TrainingError
 
+  workdir = flags.FLAGS.workdir
   try:
-    job = train.prepare(flags.FLAGS.config.to_dict(), flags.FLAGS.workdir)
-  except ValueError as error:
-    sys.exit(f"Nothing was started: {error}")
+    job = train.prepare(flags.FLAGS.config.to_dict(), workdir)
+  except (ValueError, OSError) as error:
+    process.leave(f"Nothing was started: {error}")
   try:
     table = train.train(job, profile=flags.FLAGS.profile)
   except Preempted:
     print(
-      "Stopped by SIGTERM with everything saved. The same command, with "
-      f"--workdir={flags.FLAGS.workdir}, goes on from here.",
+      f"Stopped by SIGTERM with everything saved. The same command, with --workdir={workdir}, "
+      "goes on from here.",
       flush=True,
     )
   except (TrainingError, CheckpointError) as error:
     sys.exit(f"Stopped: {error}")
+  except OSError as error:  # of this process's files: the others know nothing of it
+    process.leave(f"Stopped: {error}. The same command goes on from the last checkpoint.")
+  except Exception:
+    process.leave(traceback.format_exc())
   else:
     print(table)
 

@@ -123,8 +123,10 @@ def arguments(
 
 
 def spec_of(settings: Settings, players: programs.Roles, kind: str) -> phases.PhaseSpec:
-  shared = settings.weights == "shared"
-  return programs.phase_spec(getattr(settings, kind), players, phase=kind, shared=shared)
+  """Of that among the run's phases of a kind that reads the most models."""
+  stages = [s for s in plan.make_plan(settings) if (s.method, s.kind) == ("swirl", kind)]
+  one = settings.weights == "shared" and all(s.reference == s.frozen for s in stages)
+  return programs.phase_spec(getattr(settings, kind), players, phase=kind, shared=one)
 
 
 def trained(players: programs.Roles) -> Any:

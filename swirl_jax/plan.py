@@ -22,7 +22,8 @@ class Stage:
   measured from. fields: what is trained ("y": the FWM's part, "z": the IDM's).
   data: the source of batches for each field: "unlabelled", or one of `settings.SOURCES`; confident:
   the share of pseudo-labels that serve.
-  updates: of its model by this method since the warm-up, when the stage is over. splits: what that
+  updates: of its model by this method since the warm-up, inner epochs among them, when the stage is
+  over without having stopped early. splits: what that
   model is scored on at the end, as the parts `scored` (with shared weights a phase changes both).
   """
 
@@ -82,7 +83,7 @@ def make_plan(settings: Settings) -> tuple[Stage, ...]:
   stages += alternation
   updates = {"y": 0, "z": 0}
   for stage in alternation:
-    updates[stage.fields[0]] += stage.steps
+    updates[stage.fields[0]] += stage.steps * stage.settings.inner_epochs
   for name in settings.compare:
     stages += _rival(name, settings, warm, updates)
   return tuple(stages)
@@ -107,7 +108,7 @@ def _alternation(
     field, other = ("y", "z") if kind == "phase1" else ("z", "y")
     if reset:
       reference[field] = now[field]
-    updates[field] += phases[kind].steps
+    updates[field] += phases[kind].steps * phases[kind].inner_epochs
     left = kinds[position + 1 :]
     name = kind if method == "swirl" else f"{method}-{kind}" if len(phases) > 1 else method
     stages.append(
@@ -252,7 +253,9 @@ def _rival(
     stages.append(dataclasses.replace(warmup, splits=("validation",)))  # it is no method
   given = {"phase1": updates["y"], "phase2": updates["z"]}
   phases = {
-    kind: dataclasses.replace(s, steps=s.steps or given[kind] // rival.iterations)
+    kind: dataclasses.replace(
+      s, steps=s.steps or given[kind] // (rival.iterations * s.inner_epochs)
+    )
     for kind, s in rival.phases
   }
   results = {"y": name, "z": name if rival.weights == "shared" else f"{name}-idm"}

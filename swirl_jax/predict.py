@@ -18,6 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from swirl_jax import programs, rewards, rng, trained
+from swirl_jax.checkpoint import CheckpointError
 from swirl_jax.data import pipeline
 from swirl_jax.types import Segment, Transition
 
@@ -141,7 +142,7 @@ def main(argv):
     shown = [answer.text for answer in answers]
     if given.out:
       shown = write_pictures(predictor.draw(shown), given.out)
-  except ValueError as error:
+  except (ValueError, CheckpointError) as error:
     raise app.UsageError(str(error)) from None
   for answer, text in zip(answers, shown, strict=True):
     verified = "" if answer.verified is None else f"  IDM {answer.verified:8.3f}"
@@ -155,7 +156,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("out", None, "The folder that predicted pictures are written into.")
   flags.DEFINE_string("z", None, "The action: asks for the state after.")
   flags.DEFINE_integer("n", 1, "Samples; 1 is the most likely tokens.", lower_bound=1)
-  flags.DEFINE_float("temperature", 1.0, "Of the samples, if n > 1.")
+  flags.DEFINE_float("temperature", 1.0, "Of the samples, if n > 1.", lower_bound=1e-3)
   flags.DEFINE_integer("seed", 0, "Of the samples.")
   flags.DEFINE_bool("verify", False, "Rank the predicted states by the IDM.")
   flags.mark_flags_as_required(["workdir", "x"])

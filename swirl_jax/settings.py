@@ -12,7 +12,7 @@ from typing import Any
 
 from swirl_jax import image_prompts, phases
 from swirl_jax.data import transitions
-from swirl_jax.models import huggingface, variants
+from swirl_jax.models import huggingface, variants, vocabulary
 from swirl_jax.models.transformer import TransformerConfig
 from swirl_jax.optimizer import AdamW
 from swirl_jax.typed import build, convert
@@ -219,6 +219,8 @@ class Rival:
     _one_of("data", self.data, SOURCES)
     _one_of("weights", self.weights, WEIGHTS)
     _at_least("iterations", self.iterations, 1)
+    if self.sft is not None and self.data == "mixed":
+      _at_least("sft.batch", self.sft.batch, 2)
     if not 0.0 < self.confident <= 1.0:
       raise ValueError(f"confident = {self.confident}: allowed is a share above 0, at most 1.")
     if (self.sft is None) != bool(self.phases):
@@ -418,9 +420,9 @@ def model_config(settings: Settings, *, vocab_size: int, needed_len: int) -> Tra
   """
   needed = {"vocab_size": vocab_size, "max_len": needed_len}
   if settings.pretrained:  # it grows by the tokens it lacks, see `models.vocabulary`
-    size, multiple = max(vocab_size, settings.model.vocab_size), settings.mesh.tensor
-    grown = dataclasses.replace(settings.model, vocab_size=-(-size // multiple) * multiple)
-    settings = dataclasses.replace(settings, model=grown)
+    size = vocabulary.grown(settings.model.vocab_size, vocab_size)
+    model = dataclasses.replace(settings.model, vocab_size=size)
+    settings = dataclasses.replace(settings, model=model)
   for name, least in needed.items():
     given = getattr(settings.model, name)
     if 0 < given < least:

@@ -21,7 +21,9 @@ class Preempted(Exception):
 
 
 class TrainingError(RuntimeError):
-  """Loss, gradient or reward wasn't finite. The message names the step and what was saved."""
+  """A run can't go on: loss, gradient or reward wasn't finite, or no annotated pair serves. The
+  message names the stage or step and what was saved.
+  """
 
 
 class StageRun:
@@ -70,14 +72,17 @@ class StageRun:
   def train(self) -> None:
     """The loop: batch → step → log → validate → save."""
     run, stage = self.run, self.stage
-    program, slots, batch_of = run.compiled(self.spec, self.state), self._slots(), self._batches()
+    program, slots = run.compiled(self.spec, self.state), self._slots()
+    try:
+      batch_of = self._batches()
+    except ValueError as error:  # of what the models wrote, which nobody could know before
+      raise TrainingError(f"stage {stage.title}: {error} Checkpoints are untouched.") from error
     saved_at = self.step
     with metrics.Progress(stage.steps, initial=self.step, description=stage.title) as bar:
       while self.step < stage.steps and not self._stopped():
-        if run.guard.requested():
-          if self.step > saved_at:
-            self._save()
-          raise Preempted()
+        if run.guard.requested() and self.step > saved_at:
+          self._save()
+        run.stop_if_asked()
         batch = batch_of(self.step)
         clock = time.perf_counter()
         if self.is_phase:
@@ -96,6 +101,8 @@ class StageRun:
         if self.step % run.settings.checkpoint.every == 0 and self.step < stage.steps:
           self._save()
           saved_at = self.step
+    if self.step > saved_at:  # before it is scored, which may take longer than a SIGTERM leaves
+      self._save()
 
   def _save(self) -> None:
     arrays = {"state": self.state}
@@ -203,11 +210,15 @@ class StageRun:
       return
     run, stage = self.run, self.stage
     name = f"{stage.name}-{stage.iteration}-{self.step}"
-    path = dump(run.folder / "failed", name, {"state": self.state, "batch": batch})
+    try:
+      path = dump(run.folder / "failed", name, {"state": self.state, "batch": batch})
+      where = f"are in {path}"
+    except OSError as error:
+      where = f"could not be written ({error})"
     raise TrainingError(
       f"stage {stage.name}, iteration {stage.iteration}, step {self.step}: loss, gradient or "
       f"reward is not finite ({metrics.to_floats(found)}). "
-      f"The state before the step and its batch are in {path}; checkpoints are untouched."
+      f"The state before the step and its batch {where}; checkpoints are untouched."
     )
 
   def _row(self, found, seconds: float) -> dict[str, Any]:

@@ -54,6 +54,26 @@ def world_of(settings: Settings, folder: os.PathLike | None = None) -> builders.
   return dataclasses.replace(world, reader=reader, state_len=d.state_len, action_len=d.action_len)
 
 
+def check_pretrained(settings: Settings, folder: os.PathLike) -> dict[str, str]:
+  """{"pretrained": SHA-256 of the checkpoint's files} for dataset.json, {} without a checkpoint.
+
+  Raises ValueError where they are no longer those that the run in the folder was begun with: later
+  stages and adapters would stand on another model.
+  """
+  if not settings.pretrained:
+    return {}
+  now = huggingface.digest(huggingface.resolve(settings.pretrained))
+  begun = pathlib.Path(folder) / "dataset.json"
+  found = json.loads(begun.read_text()).get("pretrained", now) if begun.exists() else now
+  if found != now:
+    raise ValueError(
+      f"the run in {str(folder)!r} was begun with a checkpoint whose files have the SHA-256 "
+      f"{found}; those of {settings.pretrained!r} now have {now}. Restore them (of the Hub: "
+      "owner/name@revision), or choose another work directory."
+    )
+  return {"pretrained": now}
+
+
 def _of_images(world: builders.World, checkpoint: pathlib.Path, d: DataSettings) -> builders.World:
   """A world of pictures read by an image model's tokenizer: its codes have the model's ids."""
   if d.state_len != world.state_len:
@@ -134,7 +154,7 @@ def _checkpoint(settings, config, world, dtype: str) -> Any:
   mesh, reader = sharding.mesh_in_use(), world.reader
   found = huggingface.load(settings.pretrained, mesh, dtype=dtype)
   params, grown = vocabulary.add_tokens(
-    found.params, found.config, reader.added, known=reader.known, multiple=mesh.shape["tensor"]
+    found.params, found.config, reader.added, known=reader.known
   )
   assert grown.vocab_size == config.vocab_size, (grown.vocab_size, config.vocab_size)
   return params

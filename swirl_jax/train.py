@@ -4,6 +4,8 @@ What comes next is a function of (settings, stage, step) and of what the last ch
 run that was killed goes on as if it had not been.
 """
 
+import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
@@ -16,12 +18,13 @@ from absl import logging
 
 from swirl_jax import inputs, metrics, phases, programs, report, scoring, sharding, start
 from swirl_jax.checkpoint import Checkpointer
-from swirl_jax.files import check_config, write_json_atomic
-from swirl_jax.hosts import PreemptionGuard
+from swirl_jax.files import check_config, folder_to_write, write_json_atomic
+from swirl_jax.hosts import PreemptionGuard, any_process, is_first
 from swirl_jax.models import lora
 from swirl_jax.plan import make_plan, needed
 from swirl_jax.settings import Settings, from_config
-from swirl_jax.stage_run import StageRun
+from swirl_jax.stage_run import Preempted, StageRun
+from swirl_jax.whole_files import locked
 
 # Fields of the config that another start in the same work directory may change. Results are the
 # same bits only on the same mesh.
@@ -29,21 +32,27 @@ MAY_CHANGE = ("checkpoint", "mesh")
 
 
 class Job(NamedTuple):
-  """A run that can start: its settings are possible, its data is there and tokenised."""
+  """A run that can start: its settings are possible, its data is there and tokenised, and no other
+  process is at work in its folder, for which `lock` is held until `train` returns.
+  """
 
+  config: Mapping[str, Any]
   settings: Settings
   folder: pathlib.Path
   mesh: jax.sharding.Mesh
   players: programs.Roles
   data: inputs.Data
+  lock: contextlib.ExitStack
 
 
 def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   """Checks a config, opens its work directory, collects the data.
 
   Raises ValueError, before anything expensive, for a config that can't be or isn't that of the work
-  directory.
+  directory, and for a work directory in which another process is at work.
   """
+  if "://" in workdir:
+    raise ValueError(f"workdir = {workdir!r}: allowed is a path of a mounted file system.")
   settings = from_config(config)
   mesh = sharding.make_mesh(
     data=settings.mesh.data, fsdp=settings.mesh.fsdp, tensor=settings.mesh.tensor
@@ -54,11 +63,14 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   players = programs.make_roles(settings, world.tokenizer, inputs.lengths_of(world))
   for stage in make_plan(settings):
     programs.stage_spec(stage, players)
-  open_workdir(config, folder)
+  lock = _alone_in(folder)
+  checkpoint = start.check_pretrained(settings, folder)
+  if not (folder / "config.json").exists():
+    record_start(config, folder)
   data = inputs.load(settings, world, start.data_dir(settings, folder))
-  if jax.process_index() == 0:
-    write_json_atomic(folder / "dataset.json", data.summary)
-  return Job(settings, folder, mesh, players, data)
+  if is_first():
+    write_json_atomic(folder / "dataset.json", {**data.summary, **checkpoint})
+  return Job(config, settings, folder, mesh, players, data, lock)
 
 
 def train(job: Job, *, profile: bool = False) -> str:
@@ -70,6 +82,7 @@ def train(job: Job, *, profile: bool = False) -> str:
   """
   settings, folder = job.settings, job.folder
   with (
+    job.lock,
     jax.set_mesh(job.mesh),
     Checkpointer(folder / "checkpoints", keep=settings.checkpoint.keep) as checkpointer,
     metrics.MetricWriter(folder) as writer,
@@ -78,26 +91,56 @@ def train(job: Job, *, profile: bool = False) -> str:
   ):
     run = Run(settings, job.data, job.players, checkpointer, writer, guard, folder)
     start = run.restore()
+    if not run.finished:
+      record_start(job.config, folder)
     for index in range(start, len(run.plan)):
       run.run_stage(index)
     if not run.finished:
       run.finish()
-  return report.write(folder, job.data.world) if jax.process_index() == 0 else ""
+  return report.write(folder, job.data.world) if is_first() else ""
 
 
 def check_workdir(config: Mapping[str, Any], folder: pathlib.Path) -> None:
   """Raises ValueError where the folder holds a run of another config."""
   path = folder / "config.json"
   if path.exists():
-    check_config(json.loads(path.read_text()), dict(config), MAY_CHANGE)
+    try:
+      saved = json.loads(path.read_text())
+    except ValueError as error:
+      raise ValueError(f"{path}: not JSON ({error}); allowed is what a run wrote.") from None
+    check_config(saved, dict(config), MAY_CHANGE)
 
 
-def open_workdir(config: Mapping[str, Any], folder: pathlib.Path) -> None:
-  """Writes config.json and versions.json."""
-  if jax.process_index() == 0:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(folder / "config.json", json.loads(json.dumps(dict(config))))
-    write_json_atomic(folder / "versions.json", metrics.versions())
+def _alone_in(folder: pathlib.Path) -> contextlib.ExitStack:
+  """The folder's lock. ValueError, on every process, where another run has it: each would cut the
+  other's rows and checkpoints.
+  """
+  lock, held = contextlib.ExitStack(), False
+  if is_first():
+    folder_to_write("workdir", str(folder))
+    try:
+      lock.enter_context(locked(folder / ".lock", wait=False))
+    except BlockingIOError:
+      held = True
+  if any_process(held):
+    raise ValueError(f"workdir = {str(folder)!r}: another process is at work there.")
+  return lock
+
+
+def record_start(config: Mapping[str, Any], folder: pathlib.Path) -> None:
+  """Writes config.json, and versions.json: what the run began with and, under "later", what was
+  another at each later start.
+  """
+  if not is_first():
+    return
+  write_json_atomic(folder / "config.json", json.loads(json.dumps(dict(config))))
+  path, now = folder / "versions.json", metrics.versions()
+  began = json.loads(path.read_text()) if path.exists() else now
+  last = functools.reduce(lambda a, b: a | b, began.get("later", []), began)
+  changed = {name: value for name, value in now.items() if last.get(name) != value}
+  if changed:
+    began["later"] = [*began.get("later", []), changed]
+  write_json_atomic(path, began)
 
 
 class Run:
@@ -219,13 +262,23 @@ class Run:
     else:
       work.begin()
     work.train()
+    left = stage.steps - work.step  # where it stopped early
+    stage = dataclasses.replace(stage, updates=max(0, stage.updates - left))
     self.models[stage.result] = work.params()
     self.position += 1
+    self.stop_if_asked()
     for row in scoring.stage_rows(self, stage):
       self.writer.write_evaluation({"position": self.position, **row})
+      self.stop_if_asked()
     keep = needed(self.plan, index + 1)
     self.models = {name: params for name, params in self.models.items() if name in keep}
     self.save(index + 1)
+
+  def stop_if_asked(self) -> None:
+    """Where a SIGTERM has come: raises Preempted, once what is being saved is whole on disk."""
+    if self.guard.requested():
+      self.checkpointer.wait()
+      raise Preempted()
 
   def finish(self) -> None:
     """What is measured on the final models alone, the pictures' data, and the mark that the run is
@@ -235,7 +288,7 @@ class Run:
     rows, samples = scoring.final(self)
     for row in rows:
       self.writer.write_evaluation({"position": self.position, **row})
-    if jax.process_index() == 0:
+    if is_first():
       write_json_atomic(self.folder / "samples.json", samples)
     self.save(len(self.plan), finished=True)
     self.checkpointer.wait()

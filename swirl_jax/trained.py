@@ -64,6 +64,8 @@ def open_run(workdir: str) -> Iterator[TrainedRun]:
   settings = from_config(json.loads(path.read_text()))
   world = start.world_of(settings, folder)
   players = players_of(settings, world)
+  if players.fwm.config.lora_rank:  # the base that its adapters stand on is in no checkpoint
+    start.check_pretrained(settings, folder)
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
   with Checkpointer(folder / "checkpoints", read_only=True) as found:
     latest = found.latest()

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator
 
 
 @contextlib.contextmanager
-def locked(path: os.PathLike) -> Iterator[None]:
-  """Holds an exclusive lock on a file; the system releases it when the process dies."""
+def locked(path: os.PathLike, *, wait: bool = True) -> Iterator[None]:
+  """Holds an exclusive lock on a file; the system releases it when the process dies. Where another
+  holds it, waits, or raises BlockingIOError.
+  """
   import fcntl
 
   pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
   with open(path, "w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
+    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     yield
 
 

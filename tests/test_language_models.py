@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -16,11 +17,11 @@ import numpy as np
 import pytest
 
 from configs import qwen2_5_3b, qwen3_0_6b
-from swirl_jax import metrics, prompts
+from swirl_jax import metrics, prompts, start
 from swirl_jax.data import builders, fast_tokenizers
 from swirl_jax.models import hf_export, transformer, variants
 from swirl_jax.models.transformer import TransformerConfig
-from swirl_jax.settings import from_config
+from swirl_jax.settings import from_config, model_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECIPES = {"qwen2": qwen2_5_3b, "qwen3": qwen3_0_6b}
@@ -108,6 +109,26 @@ def test_the_checkpoint_decides_the_architecture(checkpoints):
     settings("qwen2", checkpoints["qwen2"], model__remat=3)
   with pytest.raises(ValueError, match=r"data\.state_len = 0: allowed with `pretrained`"):
     settings("qwen2", checkpoints["qwen2"], data__state_len=0)
+
+
+def test_the_vocabulary_does_not_depend_on_the_mesh(checkpoints):
+  """Another mesh may go on with a run."""
+  found = [settings("qwen2", checkpoints["qwen2"], mesh__tensor=n) for n in (1, 2, 8)]
+  sizes = [model_config(s, vocab_size=423, needed_len=64).vocab_size for s in found]
+  assert sizes == [512] * 3
+
+
+def test_another_checkpoint_of_the_same_name_is_refused(checkpoints, tmp_path):
+  folder = shutil.copytree(checkpoints["qwen3"], tmp_path / "model")
+  found = settings("qwen3", folder)
+  begun = start.check_pretrained(found, tmp_path)
+  (tmp_path / "dataset.json").write_text(json.dumps(begun))
+  assert start.check_pretrained(found, tmp_path) == begun
+  (weights,) = folder.glob("*.safetensors")
+  content = weights.read_bytes()
+  weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+  with pytest.raises(ValueError, match="was begun with a checkpoint whose files have the SHA-256"):
+    start.check_pretrained(found, tmp_path)
 
 
 def test_a_folder_that_is_not_there(tmp_path):

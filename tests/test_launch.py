@@ -70,6 +70,21 @@ def test_one_failure_ends_the_others_with_its_code():
   assert time.monotonic() - began < 30
 
 
+def test_an_error_of_one_process_ends_the_run():
+  """The others wait in a collective, and at the end of `jax.distributed` all would for all."""
+  began = time.monotonic()
+  code, _, err = run(
+    "import os, jax\nfrom jax.experimental import multihost_utils\nfrom swirl_jax import process\n"
+    "n, i = int(os.environ['SWIRL_NUM_PROCESSES']), int(os.environ['SWIRL_PROCESS_ID'])\n"
+    "jax.distributed.initialize(os.environ['SWIRL_COORDINATOR'], n, i)\n"
+    "multihost_utils.sync_global_devices('start')\n"
+    "if i == 0: process.leave('Stopped: the disk is full')\n"
+    "multihost_utils.sync_global_devices('end')"
+  )
+  assert code == 1 and "[0] Stopped: the disk is full" in err.splitlines()
+  assert time.monotonic() - began < 50
+
+
 def test_a_process_that_a_signal_ended_gives_128_plus_its_number():
   code, _, _ = run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", processes=1)
   assert code == 128 + signal.SIGKILL

@@ -76,6 +76,10 @@ def test_adapters_share_one_base():
 def test_shared_weights_pass_one_frozen_tree():
   found = memory.slot_bytes(settings(weights="shared"), "phase1", ONE)
   assert found["reference"] == 0 < found["frozen"]
+  kept = settings(weights="shared", swirl__reset_reference=False)  # a reference beside it
+  for kind in ("phase1", "phase2"):
+    found = memory.slot_bytes(kept, kind, ONE)
+    assert found["reference"] == found["frozen"]
 
 
 def test_what_liquid_holds_on_a_v5e():

@@ -177,6 +177,17 @@ def test_rivals():
   assert [r[0] for r in rows(none, "name")[3:]] == ["sure", *["turns-phase2"] * 3]
 
 
+def test_inner_epochs_are_updates():
+  s = made(rivals=RIVALS, compare=tuple(RIVALS), phase1__steps=6, phase1__inner_epochs=3)
+  stages = {(x.name, x.iteration): x for x in plan.make_plan(s)}
+  assert stages["phase1", 2].updates == 2 * 6 * 3 == stages["all_labels", 0].steps
+  assert stages["one-phase1", 1].steps == 36
+  rival = RIVALS["one"]["phase1"] | {"inner_epochs": 2}
+  s = made(rivals={"one": RIVALS["one"] | {"phase1": rival}}, compare=("one",), phase1__steps=6)
+  stage = next(x for x in plan.make_plan(s) if x.name == "one-phase1")
+  assert (stage.steps, stage.updates) == (6, 12)
+
+
 def test_phase_1_as_in_the_paper_takes_its_place_beside_swirl():
   s = made(compare=("paper_phase1",))
   stage = next(x for x in plan.make_plan(s) if x.name == "paper_phase1")

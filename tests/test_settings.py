@@ -181,6 +181,7 @@ WRONG = [
   ("rivals.paper_phase1.sft", SFT, "config.rivals.paper_phase1: sft: allowed is either sft, or"),
   ("rivals.labels_only.data", "all", "data = 'all': allowed are ['fwm_labels', 'idm_labels', 'ps"),
   ("rivals.labels_only.model", "y", "model = 'y': allowed are ['fwm', 'idm']"),
+  ("rivals.pseudo_labels.sft.batch", 1, "config.rivals.pseudo_labels: sft.batch = 1: allowed is a"),
   ("rivals.labels_only.confident", 0, "confident = 0.0: allowed is a share above 0, at most 1"),
   ("rivals.labels_only.iterations", 0, "iterations = 0: allowed is a whole number from 1"),
   ("rivals.paper_phase1.weights", "one", "weights = 'one': allowed are ['separate', 'shared']"),

@@ -1,5 +1,6 @@
 """One stage by itself: a warm-up on sequences of turns, stopped and gone on with."""
 
+import json
 from types import SimpleNamespace
 
 import jax
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 from configs import test as test_config
-from swirl_jax import inputs, programs, sharding, train
+from swirl_jax import inputs, metrics, programs, scoring, sharding, train
+from swirl_jax.checkpoint import CheckpointError
 from swirl_jax.data import builders
 from swirl_jax.settings import from_config
+from swirl_jax.stage_run import Preempted, StageRun, TrainingError
 
 TURNS = 3
 
@@ -64,8 +67,79 @@ def test_every_label_is_in_one_sequence(stage):
 
 def test_a_warm_up_on_sequences_goes_on_bit_for_bit(stage):
   rows, params, saved = trained(stage)
-  assert [row["step"] for row in rows] == list(range(6)) and set(saved) == {2, 4}
+  assert [row["step"] for row in rows] == list(range(6))
+  assert set(saved) == {2, 4, 6}  # the last before it is scored
   assert rows[-1]["nll_y"] < 0.8 * rows[0]["nll_y"]
   again, same, _ = trained(stage, saved[4])
   assert again == rows[4:]
   jax.tree.map(np.testing.assert_array_equal, params, same)
+
+
+def test_a_stage_is_saved_before_it_is_scored_and_sigterm_is_seen_between_splits(
+  stage, monkeypatch
+):
+  run, index, _ = stage
+  said, asked = [], []
+  run.position = -1
+  run.writer = SimpleNamespace(
+    write=lambda row: None, write_evaluation=lambda row: said.append(row["split"])
+  )
+  run.save = lambda _, *, step=0, **more: said.append(step)
+  run.checkpointer = SimpleNamespace(wait=lambda: said.append("wait"))
+  monkeypatch.setattr(run.guard, "requested", lambda: bool(asked))
+
+  def score(*_):
+    yield {"split": "validation"}
+    asked.append("SIGTERM")
+    yield {"split": "test"}
+    yield {"split": "heldout"}
+
+  monkeypatch.setattr(scoring, "stage_rows", score)
+  models = dict(run.models)
+  with pytest.raises(Preempted):
+    run.run_stage(index)
+  assert said == [2, 4, 6, "validation", "test", "wait"]
+
+  def full():
+    raise CheckpointError("the disk is full")
+
+  run.models, run.checkpointer = models, SimpleNamespace(wait=full)
+  with pytest.raises(CheckpointError, match="the disk is full"):  # not "everything saved"
+    run.run_stage(index)
+
+
+def test_pairs_that_no_action_serves_end_the_run_in_one_line(stage, monkeypatch):
+  def none(_):
+    raise ValueError("latent_floor = -1.0: no annotated pair reaches it; best: -2.00.")
+
+  monkeypatch.setattr(StageRun, "_batches", none)
+  work = StageRun(*stage)
+  work.begin()
+  with pytest.raises(TrainingError, match="stage warmup_fwm: latent_floor = -1.0: no annotated"):
+    work.train()
+
+
+def test_versions_json_keeps_what_the_run_began_with(tmp_path, monkeypatch):
+  found = []
+  for now in ({"jax": "1", "cores": 2}, {"jax": "1", "cores": 2}, {"jax": "1", "cores": 1},
+              {"jax": "1", "cores": 1}, {"jax": "2", "cores": 2}):  # fmt: skip
+    monkeypatch.setattr(metrics, "versions", lambda now=now: now)
+    train.record_start({}, tmp_path)
+    found.append(json.loads((tmp_path / "versions.json").read_text()))
+  assert found[0] == found[1] == {"jax": "1", "cores": 2}
+  assert found[2] == found[3] == found[0] | {"later": [{"cores": 1}]}
+  assert found[4] == found[0] | {"later": [{"cores": 1}, {"jax": "2", "cores": 2}]}
+
+
+def test_a_work_directory_that_cannot_be(tmp_path):
+  config = test_config.get_config().to_dict() | {"mesh": {"data": jax.device_count()}}
+  (tmp_path / "file").write_text("")
+  (tmp_path / "torn").mkdir()
+  (tmp_path / "torn" / "config.json").write_text('{"seed"')
+  for folder, said in (
+    ("gs://bucket/run", "workdir = 'gs://bucket/run': allowed is a path of a mounted file system"),
+    (str(tmp_path / "file"), "workdir = .*file': allowed is a folder"),
+    (str(tmp_path / "torn"), "torn/config.json: not JSON"),
+  ):
+    with pytest.raises(ValueError, match=said):
+      train.prepare(config, folder)

@@ -172,11 +172,11 @@ def test_other_settings_run_too(overrides, tmp_path):
 
 def test_starting_a_finished_run_again_does_nothing(whole):
   workdir, _ = whole
-  before = {p: p.read_bytes() for p in workdir.glob("*.jsonl")}
+  before = {p: p.read_bytes() for p in workdir.glob("*.json*")}
   saved = sorted(p.name for p in (workdir / "checkpoints").iterdir())
   code, out = run(workdir)
   assert code == 0, out
-  assert {p: p.read_bytes() for p in workdir.glob("*.jsonl")} == before
+  assert {p: p.read_bytes() for p in workdir.glob("*.json*")} == before
   assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == saved
 
 
@@ -210,6 +210,8 @@ def test_sigterm_saves_and_says_how_to_go_on(whole, tmp_path):
   while not reached(workdir, "warmup_idm"):
     assert process.poll() is None and time.monotonic() < end
     time.sleep(0.005)
+  code, out = run(workdir)
+  assert code != 0 and f"workdir = '{workdir}': another process is at work there" in out
   process.send_signal(signal.SIGTERM)
   out, _ = process.communicate(timeout=PATIENCE)
   assert process.returncode == 0, out

@@ -7,6 +7,7 @@ memory holds one piece beyond the resident arrays, whatever the size of a shard 
 
 import collections
 import functools
+import hashlib
 import json
 import os
 import re
@@ -53,14 +54,14 @@ class Checkpoint(NamedTuple):
 
 
 def load(
-  source: str | os.PathLike, mesh: Mesh, *, dtype: str = "float32", revision: str | None = None
+  source: str | os.PathLike, mesh: Mesh, *, dtype: str = "float32"
 ) -> Checkpoint:
   """Reads a local folder, or a name on the Hub, onto the mesh; parameters float32 or bfloat16.
 
   Raises ValueError naming the field of config.json, or the tensor and file, that isn't as it must
   be: nothing is guessed, skipped or left at random.
   """
-  folder = resolve(source, revision=revision)
+  folder = resolve(source)
   hf_config = read_config(folder)
   config = variants.from_hf(hf_config)
   params = load_params(folder, config, mesh, dtype=dtype)
@@ -72,16 +73,19 @@ def rest(folder: Path) -> tuple[Tensor, ...]:
   return tuple(t for name, t in safetensors_files.find(folder).items() if OTHERS.match(name))
 
 
-def resolve(source: str | os.PathLike, *, revision: str | None = None) -> Path:
-  """The local folder of a checkpoint; one on the Hub (owner/name) is fetched into its cache."""
+def resolve(source: str | os.PathLike) -> Path:
+  """The local folder of a checkpoint; one on the Hub (owner/name, or owner/name@revision) is
+  fetched into its cache.
+  """
   if Path(source).is_dir():
     return Path(source)
-  if not HUB_NAME.fullmatch(str(source)):
+  name, _, revision = str(source).partition("@")
+  if not HUB_NAME.fullmatch(name):
     raise ValueError(f"checkpoint {str(source)!r}: no such folder, and no owner/name of the Hub.")
   from huggingface_hub import errors, snapshot_download
 
   try:
-    return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(FILES)))
+    return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
   except (OSError, errors.HfHubHTTPError, errors.HFValidationError) as error:
     reason = str(error).strip().splitlines()
     raise ValueError(
@@ -89,6 +93,15 @@ def resolve(source: str | os.PathLike, *, revision: str | None = None) -> Path:
       f"({type(error).__name__}: {reason[0] if reason else 'no reason given'}). Where there is no "
       "network, give the path of a folder with config.json and safetensors."
     ) from error
+
+
+def digest(folder: Path) -> str:
+  """SHA-256 over the names and contents of a checkpoint's files, as far as they are read."""
+  whole = hashlib.sha256()
+  for path in sorted({path for pattern in FILES for path in folder.glob(pattern)}):
+    with open(path, "rb") as file:
+      whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+  return whole.hexdigest()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -13,27 +13,32 @@ from jax.sharding import NamedSharding
 from swirl_jax import sharding
 from swirl_jax.models.transformer import TransformerConfig
 
+_MULTIPLE = 128  # tensor axes of 2, 4, ... divide it; the mesh itself may be another later on
+
+
+def grown(vocab_size: int, needed: int) -> int:
+  """The rows of a vocabulary that needs so many: those it has, or, where they are too few, `needed`
+  rounded up to a multiple of 128.
+  """
+  return vocab_size if needed <= vocab_size else -(-needed // _MULTIPLE) * _MULTIPLE
+
 
 def add_tokens(
-  params: Any, config: TransformerConfig, added: Sequence[int], *, known: int, multiple: int = 1
+  params: Any, config: TransformerConfig, added: Sequence[int], *, known: int
 ) -> tuple[Any, TransformerConfig]:
   """e_i = mean_{j < known} e_j for every added id i: embedding rows and, where it is not tied, head
   columns, in float32 before rounding. → (params, config), laid out by the rules of `sharding`.
 
-  The vocabulary grows to hold the added ids, rounded up to a multiple (of the mesh's tensor axis,
-  so that it still divides); rows beyond them are the mean too. It never shrinks: where a checkpoint
-  has padding rows behind its `known` tokens, added ids take those over, and other rows stay as they
-  are, bit for bit. The mean puts the new logits where an average token's are, so that a trained
-  model's distribution moves little.
+  The vocabulary grows to hold the added ids (`grown`); rows beyond them are the mean too. It never
+  shrinks: where a checkpoint has padding rows behind its `known` tokens, added ids take those over,
+  and other rows stay as they are, bit for bit. The mean puts the new logits where an average
+  token's are, so that a trained model's distribution moves little.
   """
   if not 1 <= known <= config.vocab_size:
     raise ValueError(f"known = {known}: allowed is 1 to vocab_size = {config.vocab_size}.")
-  if multiple < 1:
-    raise ValueError(f"multiple = {multiple}: allowed is a whole number from 1.")
   if any(i < known for i in added):
     raise ValueError(f"added = {min(added)}: a token that the model knows (known = {known}).")
-  needed = max([config.vocab_size, *(i + 1 for i in added)])
-  size = -(-needed // multiple) * multiple
+  size = grown(config.vocab_size, max(added, default=-1) + 1)
   fresh = np.zeros(size, bool)
   fresh[list(added)] = True
   fresh[config.vocab_size :] = True

@@ -182,6 +182,7 @@ def test_a_hub_name_is_fetched(tmp_path, monkeypatch):
     return str(tmp_path)
 
   monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-  assert huggingface.resolve("org/model", revision="v1") == tmp_path
-  assert (asked["name"], asked["revision"]) == ("org/model", "v1")
+  for source, revision in (("org/model@v1", "v1"), ("org/model", None)):
+    assert huggingface.resolve(source) == tmp_path
+    assert (asked["name"], asked["revision"]) == ("org/model", revision)
   assert not any(p.endswith((".bin", ".pt", ".pth")) for p in asked["allow_patterns"])
