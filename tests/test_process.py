@@ -1,10 +1,13 @@
 """What is freed stays with the process; what sets XLA's flags sets known ones, and keeps others."""
 
+import pathlib
 import platform
 import subprocess
 import sys
 
 import pytest
+
+THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage")
 
 # Pages that the kernel had to map for 6 steps with a temporary of 64 MB. glibc moves the size from
 # which it gives memory back, by what has been freed, but never above 32 MB.
@@ -33,6 +36,28 @@ def test_steps_map_no_memory_anew():
                          check=True)  # fmt: skip
     faults[how] = int(out.stdout)
   assert faults["keep"] < 0.2 * faults["give back"], faults
+
+
+LARGE = """
+import re
+from swirl_jax import process
+process.keep_freed_memory()
+import numpy as np
+at = np.ones(2**25, np.uint8).ctypes.data
+with open("/proc/self/smaps") as file:
+  parts = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", file.read(), flags=re.M)[1:]
+here = [p for p in parts if int(p.split("-")[0], 16) <= at < int(p.split()[0].split("-")[1], 16)]
+print("hg" in here[0].split("VmFlags:")[1].split())
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.skipif(not THP.exists(), reason="no large pages in this kernel")
+def test_what_is_allocated_may_have_large_pages():
+  """The kernel gives them where it has some free; asked for they are in any case."""
+  out = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+  assert out.stdout.strip() == "True"
 
 
 FLAGS = """
