@@ -109,9 +109,9 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 def labels(values: Sequence[float]) -> list[str]:
   """Of ticks: as many digits as tell them apart, no needless zeros."""
   step = min((b - a for a, b in itertools.pairwise(values)), default=1.0)
-  if step < 1e-4:
+  if max(map(abs, values), default=1.0) < 1e-3:
     return [f"{value:.3g}" for value in values]
-  digits = next(d for d in range(6) if math.isclose(round(step, d), step) or d == 5)
+  digits = next(d for d in range(16) if math.isclose(round(step, d), step) or d == 15)
   found = (f"{value:,.{digits}f}" for value in values)
   return [text.rstrip("0").rstrip(".") if "." in text else text for text in found]
 

@@ -219,7 +219,7 @@ class Checkpointer:
   def _explain(self, error: BaseException, position: int) -> CheckpointError:
     kept = ", ".join(map(str, self._positions(with_manifest=True))) or "none yet"
     reason = f"{type(error).__name__}: {error}"
-    if _is_disk_full(error):
+    if is_disk_full(error):
       free = shutil.disk_usage(self.directory).free / 2**20
       reason = f"the disk is full ({free:.1f} MiB free). Free some space and start again"
     return CheckpointError(f"saving position {position} to {self._path(position)} failed: "
@@ -345,7 +345,8 @@ def _digest(body: dict) -> str:
   return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> bool:
+  """Whether an error, or what caused it, is that of a full disk."""
   while error is not None:  # tensorstore raises no OSError
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
       return True

@@ -6,6 +6,7 @@ out, and named in `missing`.
 
 import dataclasses
 import json
+import math
 import pathlib
 import statistics
 import textwrap
@@ -248,7 +249,7 @@ def regime(*runs: RunFolder) -> list[Gauge]:
     Gauge("Warm FWM, changed content", mean("fwm", "changed_exact"), 0.30, 0.75),
     Gauge("Warm IDM, by meaning", mean("idm", "match"), 0.70),
     Gauge(f"IDM's best of {8 if n is None else n}, whole state", pick,
-          None if lead is None else pick - lead[1],
+          None if lead is None else math.nextafter(pick - lead[1], math.inf),  # above, not level
           note=f"one sample {share(one)}, any {share(some)}"),
   ]
 
@@ -256,7 +257,7 @@ def regime(*runs: RunFolder) -> list[Gauge]:
 def _choice(runs: Sequence[RunFolder]) -> tuple[float, float, float] | None:
   """The IDM's choice minus the mean sample it chose from, and its paired interval; all runs."""
   rows = [last(r, model="best_of", split="validation", method="warmup") for r in runs]
-  rows = [row for row in rows if row is not None]
+  rows = [row for row in rows if row is not None and "single" in row.get("by_episode", {})]
   if not rows:
     return None
   n = rows[0]["metrics"]["n"]

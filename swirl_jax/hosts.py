@@ -32,7 +32,7 @@ class PreemptionGuard:
   One process: a handler sets a flag; the handler before is put back at the end. Several: JAX's
   preemption service, whose own handler `jax.distributed.initialize` installs, picks a call that
   no process has made yet, and `requested` is True from that call on. It goes by the number of
-  calls, so every process must call `requested` equally often, once a step.
+  calls, so every process must call `requested` equally often.
   """
 
   _calls = itertools.count()  # of the process, as the service is: a second guard goes on counting

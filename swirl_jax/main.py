@@ -3,8 +3,6 @@ on training.
 """
 
 import os
-import sys
-import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -29,14 +27,17 @@ def main(argv):
     count, index = (int(os.environ[f"SWIRL_{name}"]) for name in ("NUM_PROCESSES", "PROCESS_ID"))
     jax.distributed.initialize(coordinator, count, index)
   from swirl_jax import train
-  from swirl_jax.checkpoint import CheckpointError
+  from swirl_jax.checkpoint import CheckpointError, is_disk_full
+  from swirl_jax.data.collection import CollectionError
   from swirl_jax.stage_run import Preempted, TrainingError
 
   workdir = flags.FLAGS.workdir
   try:
     job = train.prepare(flags.FLAGS.config.to_dict(), workdir)
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, CollectionError) as error:
     process.leave(f"Nothing was started: {error}")
+  except Exception:
+    process.fail()
   try:
     table = train.train(job, profile=flags.FLAGS.profile)
   except Preempted:
@@ -46,11 +47,11 @@ def main(argv):
       flush=True,
     )
   except (TrainingError, CheckpointError) as error:
-    sys.exit(f"Stopped: {error}")
-  except OSError as error:  # of this process's files: the others know nothing of it
-    process.leave(f"Stopped: {error}. The same command goes on from the last checkpoint.")
-  except Exception:
-    process.leave(traceback.format_exc())
+    process.leave(f"Stopped: {error}")
+  except Exception as error:
+    if is_disk_full(error):
+      process.leave(f"Stopped: {error}. The same command goes on from the last checkpoint.")
+    process.fail()
   else:
     print(table)
 

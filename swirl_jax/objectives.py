@@ -138,8 +138,8 @@ def _log_ratio(logp, logp_old, mask) -> Array:
 
 @jax.custom_jvp
 def _ratio(log_ratio: Array) -> Array:
-  """ρ = exp(min(log ρ, 80)), ∂ρ = ρ: finite, so that 0 times either is 0 and not NaN. [...]."""
-  return jnp.exp(jnp.minimum(log_ratio, MOST_LOG_RATIO))
+  """ρ = exp(min(log ρ, 80)), ∂ρ = ρ: finite where log ρ is, so that 0 times either is 0. [...]."""
+  return jnp.exp(jnp.where(log_ratio < jnp.inf, jnp.minimum(log_ratio, MOST_LOG_RATIO), log_ratio))
 
 
 _ratio.defjvps(lambda tangent, ratio, log_ratio: tangent * ratio)

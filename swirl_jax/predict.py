@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from swirl_jax import programs, rewards, rng, trained
 from swirl_jax.checkpoint import CheckpointError
 from swirl_jax.data import pipeline
+from swirl_jax.data.transition_lines import composed
 from swirl_jax.types import Segment, Transition
 
 
@@ -97,7 +98,7 @@ class Predictor:
     """
     fields = {name: None for name in Transition._fields}
     for name, text in texts.items():
-      ids, length = self.world.tokenizer.encode(text), getattr(self.lengths, name)
+      ids, length = self.world.tokenizer.encode(composed(text)), getattr(self.lengths, name)
       least = length if self.world.codes and name != "z" else 1
       if not least <= len(ids) <= length:
         raise ValueError(f"--{name} has {len(ids)} tokens: allowed is {least} to {length}.")

@@ -16,7 +16,7 @@ from swirl_jax.roles import TransformerRole
 
 def stage_rows(run, stage: Stage) -> Iterator[dict[str, Any]]:
   """Rows of evaluations.jsonl for the model that a stage left, each as soon as it is measured: one
-  for each of its parts and splits; for the IDM its latent actions too.
+  for each of its parts and splits; for the IDM its latent actions too. A SIGTERM is seen between.
   """
   params = run.model(stage.result)
   fields = stage.scored if stage.splits else ()
@@ -27,12 +27,14 @@ def stage_rows(run, stage: Stage) -> Iterator[dict[str, Any]]:
       role = drawing(run, field)
       measure = one_step.fwm if field == "y" else one_step.idm
       for split in splits:
+        run.stop_if_asked()
         key = rng.stream(run.root, "evaluation", stage.name, stage.iteration, field, split)
         found = measure(role, params, run.data.examples[split], key=key, **_common(run, field))
         model = "fwm" if field == "y" else "idm"
         yield _row(stage, model, split, found["metrics"], found["by_episode"])
         bar.update()
       if field == "z":
+        run.stop_if_asked()
         key = rng.stream(run.root, "evaluation", stage.name, stage.iteration, "latents")
         found = _latents(run, params, key, shown=0)
         yield _row(stage, "latents", "validation", found["metrics"])
@@ -119,10 +121,10 @@ def phase_flops(stage: Stage, players: Roles, lengths: Lengths, sampled: float) 
   tokens = sampled + (s.prompts * (state + action) if first else pair)
   kept = (s.keep or s.prompts) / s.prompts
   passes = 1.0 if s.guidance == 1.0 else 2.0  # of the sampler
-  passes += s.reward.prior
   passes += kept * (3.0 * s.inner_epochs + (s.inner_epochs > 1) + (s.beta > 0.0))
   columns_drawn = columns.count(policy.decoding.allowed, policy.config.vocab_size)
   flops = passes * tokens * _matrices(policy, columns_drawn)
+  flops += s.reward.prior * tokens * _matrices(policy)
   flops += 3.0 * s.inner_epochs * s.anchor * (2 * state + action) * _matrices(policy)
   if not s.reward.random:
     flops += s.prompts * (state + s.group * (state + action)) * _matrices(frozen)

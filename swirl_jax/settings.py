@@ -311,8 +311,9 @@ class CheckpointSettings:
 class Settings:
   """A whole run. `world` holds the world's name and the settings that its own builder takes.
 
-  pretrained: a Hugging Face checkpoint that the models start from, a folder or owner/name; it
-  decides architecture and tokenizer, and `model` holds how to execute it and adapters alone.
+  pretrained: a Hugging Face checkpoint that the models start from, a folder or, of the Hub,
+  owner/name or owner/name@revision; it decides architecture and tokenizer, and `model` holds how to
+  execute it and adapters alone.
   prompts: "plain" has markers between the fields, "chat" the tokenizer's chat template; "liquid"
   and "chameleon" are the layouts of image models (`image_prompts`).
 
@@ -399,7 +400,9 @@ def from_config(config: Mapping[str, Any]) -> Settings:
 def _model_of(source: Any, changes: Any) -> TransformerConfig:
   """The architecture of a checkpoint, executed as `changes` say."""
   if not isinstance(source, str):
-    raise ValueError(f"config.pretrained = {source!r}: a folder or owner/name is needed.")
+    raise ValueError(
+      f"config.pretrained = {source!r}: a folder, owner/name or owner/name@revision is needed."
+    )
   if not isinstance(changes, Mapping):
     raise ValueError(f"config.model = {changes!r}: a group of fields is needed.")
   hints, found = typing.get_type_hints(TransformerConfig), {}

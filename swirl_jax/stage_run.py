@@ -80,9 +80,10 @@ class StageRun:
     saved_at = self.step
     with metrics.Progress(stage.steps, initial=self.step, description=stage.title) as bar:
       while self.step < stage.steps and not self._stopped():
-        if run.guard.requested() and self.step > saved_at:
-          self._save()
-        run.stop_if_asked()
+        if run.guard.requested():
+          if self.step > saved_at:
+            self._save()
+          run.stop_if_asked()
         batch = batch_of(self.step)
         clock = time.perf_counter()
         if self.is_phase:

@@ -15,6 +15,7 @@ from swirl_jax import codecs, programs, rng, sharding, vq_run
 from swirl_jax.data import builders, fast_tokenizers, image_tokenizers
 from swirl_jax.data.builders import text_world
 from swirl_jax.data.codec import Codec
+from swirl_jax.hosts import any_process, is_first
 from swirl_jax.models import huggingface, vocabulary
 from swirl_jax.models.transformer import TransformerConfig
 from swirl_jax.models.vq_training import VQTraining
@@ -57,21 +58,22 @@ def world_of(settings: Settings, folder: os.PathLike | None = None) -> builders.
 def check_pretrained(settings: Settings, folder: os.PathLike) -> dict[str, str]:
   """{"pretrained": SHA-256 of the checkpoint's files} for dataset.json, {} without a checkpoint.
 
-  Raises ValueError where they are no longer those that the run in the folder was begun with: later
-  stages and adapters would stand on another model.
+  Raises ValueError, on every process, where they are not those that the run in the folder was begun
+  with, wherever they lie now: later stages and adapters would stand on another model.
   """
-  if not settings.pretrained:
-    return {}
-  now = huggingface.digest(huggingface.resolve(settings.pretrained))
-  begun = pathlib.Path(folder) / "dataset.json"
-  found = json.loads(begun.read_text()).get("pretrained", now) if begun.exists() else now
-  if found != now:
+  now, begun, found = "", pathlib.Path(folder) / "dataset.json", None
+  if is_first():
+    if settings.pretrained:
+      now = huggingface.digest(huggingface.resolve(settings.pretrained))
+    if begun.exists():
+      found = json.loads(begun.read_text()).get("pretrained", "")
+  if any_process(found is not None and found != now):
     raise ValueError(
-      f"the run in {str(folder)!r} was begun with a checkpoint whose files have the SHA-256 "
-      f"{found}; those of {settings.pretrained!r} now have {now}. Restore them (of the Hub: "
+      f"the run in {str(folder)!r} was begun with a checkpoint of the SHA-256 {found!r}; that of "
+      f"pretrained = {settings.pretrained!r} is {now!r} now. Restore it (of the Hub: "
       "owner/name@revision), or choose another work directory."
     )
-  return {"pretrained": now}
+  return {"pretrained": now} if settings.pretrained else {}
 
 
 def _of_images(world: builders.World, checkpoint: pathlib.Path, d: DataSettings) -> builders.World:

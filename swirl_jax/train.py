@@ -27,8 +27,8 @@ from swirl_jax.stage_run import Preempted, StageRun
 from swirl_jax.whole_files import locked
 
 # Fields of the config that another start in the same work directory may change. Results are the
-# same bits only on the same mesh.
-MAY_CHANGE = ("checkpoint", "mesh")
+# same bits only on the same mesh; a checkpoint may have moved, and is known by its digest.
+MAY_CHANGE = ("checkpoint", "mesh", "pretrained")
 
 
 class Job(NamedTuple):
@@ -58,19 +58,19 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
     data=settings.mesh.data, fsdp=settings.mesh.fsdp, tensor=settings.mesh.tensor
   )
   folder = pathlib.Path(workdir)
-  check_workdir(config, folder)
-  world = start.world_of(settings, folder)
-  players = programs.make_roles(settings, world.tokenizer, inputs.lengths_of(world))
-  for stage in make_plan(settings):
-    programs.stage_spec(stage, players)
-  lock = _alone_in(folder)
-  checkpoint = start.check_pretrained(settings, folder)
-  if not (folder / "config.json").exists():
-    record_start(config, folder)
-  data = inputs.load(settings, world, start.data_dir(settings, folder))
-  if is_first():
-    write_json_atomic(folder / "dataset.json", {**data.summary, **checkpoint})
-  return Job(config, settings, folder, mesh, players, data, lock)
+  with _alone_in(folder) as lock:
+    check_workdir(config, folder)
+    world = start.world_of(settings, folder)
+    players = programs.make_roles(settings, world.tokenizer, inputs.lengths_of(world))
+    for stage in make_plan(settings):
+      programs.stage_spec(stage, players)
+    checkpoint = start.check_pretrained(settings, folder)
+    if not (folder / "config.json").exists():
+      record_start(config, folder)
+    data = inputs.load(settings, world, start.data_dir(settings, folder))
+    if is_first():
+      write_json_atomic(folder / "dataset.json", {**data.summary, **checkpoint})
+    return Job(config, settings, folder, mesh, players, data, lock.pop_all())
 
 
 def train(job: Job, *, profile: bool = False) -> str:
@@ -81,23 +81,23 @@ def train(job: Job, *, profile: bool = False) -> str:
   finite, `CheckpointError` where one can't be written.
   """
   settings, folder = job.settings, job.folder
-  with (
-    job.lock,
-    jax.set_mesh(job.mesh),
-    Checkpointer(folder / "checkpoints", keep=settings.checkpoint.keep) as checkpointer,
-    metrics.MetricWriter(folder) as writer,
-    PreemptionGuard() as guard,
-    metrics.profile(folder, profile),
-  ):
-    run = Run(settings, job.data, job.players, checkpointer, writer, guard, folder)
-    start = run.restore()
-    if not run.finished:
-      record_start(job.config, folder)
-    for index in range(start, len(run.plan)):
-      run.run_stage(index)
-    if not run.finished:
-      run.finish()
-  return report.write(folder, job.data.world) if is_first() else ""
+  with job.lock:
+    with (
+      jax.set_mesh(job.mesh),
+      Checkpointer(folder / "checkpoints", keep=settings.checkpoint.keep) as checkpointer,
+      metrics.MetricWriter(folder) as writer,
+      PreemptionGuard() as guard,
+      metrics.profile(folder, profile),
+    ):
+      run = Run(settings, job.data, job.players, checkpointer, writer, guard, folder)
+      start = run.restore()
+      if not run.finished:
+        record_start(job.config, folder)
+      for index in range(start, len(run.plan)):
+        run.run_stage(index)
+      if not run.finished:
+        run.finish()
+    return report.write(folder, job.data.world) if is_first() else ""
 
 
 def check_workdir(config: Mapping[str, Any], folder: pathlib.Path) -> None:
@@ -266,10 +266,8 @@ class Run:
     stage = dataclasses.replace(stage, updates=max(0, stage.updates - left))
     self.models[stage.result] = work.params()
     self.position += 1
-    self.stop_if_asked()
     for row in scoring.stage_rows(self, stage):
       self.writer.write_evaluation({"position": self.position, **row})
-      self.stop_if_asked()
     keep = needed(self.plan, index + 1)
     self.models = {name: params for name, params in self.models.items() if name in keep}
     self.save(index + 1)
@@ -284,6 +282,7 @@ class Run:
     """What is measured on the final models alone, the pictures' data, and the mark that the run is
     over.
     """
+    self.stop_if_asked()
     self.position += 1
     rows, samples = scoring.final(self)
     for row in rows:

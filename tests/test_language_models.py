@@ -123,11 +123,13 @@ def test_another_checkpoint_of_the_same_name_is_refused(checkpoints, tmp_path):
   found = settings("qwen3", folder)
   begun = start.check_pretrained(found, tmp_path)
   (tmp_path / "dataset.json").write_text(json.dumps(begun))
+  folder = folder.rename(tmp_path / "moved")
+  found = settings("qwen3", folder)
   assert start.check_pretrained(found, tmp_path) == begun
   (weights,) = folder.glob("*.safetensors")
   content = weights.read_bytes()
   weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-  with pytest.raises(ValueError, match="was begun with a checkpoint whose files have the SHA-256"):
+  with pytest.raises(ValueError, match="was begun with a checkpoint of the SHA-256"):
     start.check_pretrained(found, tmp_path)
 
 

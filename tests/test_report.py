@@ -358,8 +358,12 @@ def test_ticks_are_round_and_cover():
     (0.0, 12000.0, ["0", "5,000", "10,000", "15,000"]),
     (1000.0, 1001.5, ["1,000", "1,000.5", "1,001", "1,001.5"]),
     (0.0, 1e-4, ["0", "2.5e-05", "5e-05", "7.5e-05", "0.0001"]),
+    (0.5, 0.50005, ["0.5", "0.50002", "0.50004", "0.50006"]),
   ):
     assert charts.labels(charts.ticks(low, high, 4)) == found
+
+
+def test_rolling_mean_by_hand():
   assert charts.rolling([0, 3, 6, None, 9], 3) == [1.5, 3.0, 4.5, None, 9.0]
 
 

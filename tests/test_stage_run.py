@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from configs import test as test_config
-from swirl_jax import inputs, metrics, programs, scoring, sharding, train
+from swirl_jax import inputs, metrics, programs, sharding, train
 from swirl_jax.checkpoint import CheckpointError
 from swirl_jax.data import builders
+from swirl_jax.evaluation import one_step
 from swirl_jax.settings import from_config
 from swirl_jax.stage_run import Preempted, StageRun, TrainingError
 
@@ -80,30 +81,35 @@ def test_a_stage_is_saved_before_it_is_scored_and_sigterm_is_seen_between_splits
 ):
   run, index, _ = stage
   said, asked = [], []
-  run.position = -1
-  run.writer = SimpleNamespace(
+
+  def measure(*_, **__):
+    said.append("measured")
+    asked.extend(["SIGTERM"] * (said.count("measured") == 2))
+    return {"metrics": {}, "by_episode": {}}
+
+  writer = SimpleNamespace(
     write=lambda row: None, write_evaluation=lambda row: said.append(row["split"])
   )
-  run.save = lambda _, *, step=0, **more: said.append(step)
-  run.checkpointer = SimpleNamespace(wait=lambda: said.append("wait"))
-  monkeypatch.setattr(run.guard, "requested", lambda: bool(asked))
-
-  def score(*_):
-    yield {"split": "validation"}
-    asked.append("SIGTERM")
-    yield {"split": "test"}
-    yield {"split": "heldout"}
-
-  monkeypatch.setattr(scoring, "stage_rows", score)
+  for owner, name, fake in (
+    (run, "position", -1),
+    (run, "models", dict(run.models)),
+    (run, "writer", writer),
+    (run, "save", lambda _, *, step=0, **more: said.append(step)),
+    (run, "checkpointer", SimpleNamespace(wait=lambda: said.append("wait"))),
+    (run.guard, "requested", lambda: bool(asked)),
+    (one_step, "fwm", measure),
+  ):
+    monkeypatch.setattr(owner, name, fake)
   models = dict(run.models)
   with pytest.raises(Preempted):
     run.run_stage(index)
-  assert said == [2, 4, 6, "validation", "test", "wait"]
+  assert said == [2, 4, 6, "measured", "validation", "measured", "test", "wait"]
 
   def full():
     raise CheckpointError("the disk is full")
 
-  run.models, run.checkpointer = models, SimpleNamespace(wait=full)
+  monkeypatch.setattr(run, "models", models)
+  monkeypatch.setattr(run, "checkpointer", SimpleNamespace(wait=full))
   with pytest.raises(CheckpointError, match="the disk is full"):  # not "everything saved"
     run.run_stage(index)
 

@@ -210,9 +210,11 @@ def test_sigterm_saves_and_says_how_to_go_on(whole, tmp_path):
   while not reached(workdir, "warmup_idm"):
     assert process.poll() is None and time.monotonic() < end
     time.sleep(0.005)
+  process.send_signal(signal.SIGSTOP)
   code, out = run(workdir)
   assert code != 0 and f"workdir = '{workdir}': another process is at work there" in out
   process.send_signal(signal.SIGTERM)
+  process.send_signal(signal.SIGCONT)
   out, _ = process.communicate(timeout=PATIENCE)
   assert process.returncode == 0, out
   assert "goes on from here" in out and str(workdir) in out

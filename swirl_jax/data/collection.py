@@ -122,8 +122,10 @@ def _begin(path: pathlib.Path, packages: Sequence[str]) -> dict[str, str]:
   """The packages' versions, noted where nothing was played yet; ValueError if others are there."""
   versions = {package: metadata.version(package) for package in packages}
   noted = path.with_name("versions.json")
-  if not path.exists():
+  if not path.exists() or not path.stat().st_size:
     write_lines(noted, [json.dumps(versions)])
+  if not noted.exists():
+    raise ValueError(f"{path.parent} has no {noted.name}: remove the folder to begin anew.")
   begun = json.loads(noted.read_text())
   for package, now in versions.items():
     if begun[package] != now:

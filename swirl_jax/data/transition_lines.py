@@ -116,7 +116,7 @@ def _line(number: int, raw: bytes, settings: Mapping[str, Any], pictures: bool) 
   for name, text in (("x", x), ("y", y), ("z", z)):
     if special := set(text.split()) & set(SPECIAL):
       _refuse(name, text, f"free of special tokens ({', '.join(sorted(special))})")
-  if same(x) == same(y):
+  if x == y if pictures else same(x) == same(y):
     _refuse("y", y, "another state than x")
   if not 0 <= found.get("turn", 0) < 2**31:
     _refuse("turn", found["turn"], f"from 0 to {2**31 - 1}")

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from swirl_jax.data import pipeline
+from swirl_jax.data.transition_lines import composed
 from swirl_jax.data.transitions import Record
 from swirl_jax.evaluation import multi_turn, one_step, text
 from swirl_jax.roles import TransformerRole
@@ -109,9 +110,9 @@ def _question(line: Any, where: str) -> Question:
   truth = line.get("truth")
   if type(truth) is not int or not 0 <= truth < len(found):
     raise ValueError(f"truth is {truth!r}, must be from 0 to {len(found) - 1}")
-  candidates = tuple(tuple(c) for c in found) if y else tuple(found)
+  candidates = tuple(tuple(map(composed, c)) for c in found) if y else tuple(found)
   episode = line.get("episode") or line.get("where") or where
-  return Question(x, z, y, candidates, truth, line.get("task", ""), episode)
+  return Question(x, composed(z), y, candidates, truth, line.get("task", ""), episode)
 
 
 def ask(questions: Sequence[Question], tokenizer, lengths: pipeline.Lengths) -> dict[str, Asked]:
@@ -208,9 +209,10 @@ def _part(questions: Sequence[Question], scores: dict[str, np.ndarray], mine) ->
     parts = np.split(values, ends[:-1])
     right = [correct(part, q.truth) for part, q in zip(parts, questions, strict=True)]
     there = np.isfinite(right) & mine
-    found[name] = text.ratio(np.nan_to_num(right) * there, there, episodes)
-    found[name] |= {"count": int(there.sum())}
-    found[name] |= {"chance": float(chance[there].mean()) if there.any() else None}
+    found[name] = text.ratio(np.nan_to_num(right) * there, there, episodes) | {
+      "count": int(there.sum()),
+      "chance": float(chance[there].mean()) if there.any() else None,
+    }
   return {"count": int(mine.sum()), "scores": found}
 
 

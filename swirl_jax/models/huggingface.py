@@ -34,6 +34,10 @@ FILES = (
   "*.txt",
   "*.jinja",
 )  # what is fetched from the Hub
+TOKENIZER = (
+  "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt",
+  "chat_template*",
+)  # fmt: skip
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # computed from the config
 OTHERS = re.compile(r"^model\.vqmodel\.")  # an image tokenizer beside the language model
@@ -53,10 +57,8 @@ class Checkpoint(NamedTuple):
   rest: tuple[Tensor, ...] = ()
 
 
-def load(
-  source: str | os.PathLike, mesh: Mesh, *, dtype: str = "float32"
-) -> Checkpoint:
-  """Reads a local folder, or a name on the Hub, onto the mesh; parameters float32 or bfloat16.
+def load(source: str | os.PathLike, mesh: Mesh, *, dtype: str = "float32") -> Checkpoint:
+  """Reads a checkpoint (see `resolve`) onto the mesh; parameters float32 or bfloat16.
 
   Raises ValueError naming the field of config.json, or the tensor and file, that isn't as it must
   be: nothing is guessed, skipped or left at random.
@@ -96,9 +98,11 @@ def resolve(source: str | os.PathLike) -> Path:
 
 
 def digest(folder: Path) -> str:
-  """SHA-256 over the names and contents of a checkpoint's files, as far as they are read."""
+  """SHA-256 over the names and contents of a checkpoint's config, tokenizer and weights."""
+  weights = {tensor.file for tensor in safetensors_files.find(folder).values()}
+  others = {path for pattern in (CONFIG, *TOKENIZER) for path in folder.glob(pattern)}
   whole = hashlib.sha256()
-  for path in sorted({path for pattern in FILES for path in folder.glob(pattern)}):
+  for path in sorted(weights | others):
     with open(path, "rb") as file:
       whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
   return whole.hexdigest()

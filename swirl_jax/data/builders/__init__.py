@@ -24,6 +24,7 @@ from swirl_jax.data.codec import Codec
 from swirl_jax.data.image_codes import codes_text, is_code
 from swirl_jax.data.images import open_image, prepare  # a world is called images
 from swirl_jax.data.tokenizers import WordTokenizer
+from swirl_jax.data.transition_lines import composed
 from swirl_jax.whole_files import locked
 
 WORLDS = {  # name → module
@@ -103,12 +104,15 @@ class World:
     return tuple(i for i in range(max(len(a), len(b))) if a[i : i + 1] != b[i : i + 1])
 
   def state(self, given: str, folder: os.PathLike | str = ".") -> str:
-    """A state as text: as given, or the codes of the picture file that it names, from `folder`. A
-    picture of another size is prepared (`images.prepare`) where this world's are squares.
+    """A state as the world has it: a text, composed, or the codes of the picture file that it
+    names, from `folder`. A picture of another size is prepared (`images.prepare`) where this
+    world's are squares.
 
     Raises ValueError for a picture that can't be read or has another size, and without a VQ model.
     """
-    if self.codes is None or all(map(is_code, given.split())):
+    if self.codes is None:
+      return composed(given)
+    if all(map(is_code, given.split())):
       return given
     if self.encode is None or self.pictures is None:
       raise ValueError(f"{given!r} is a picture, but the run's config.world.vq names no VQ model.")

@@ -69,7 +69,7 @@ class PictureCollector(Collector):
       notes.append("without y")
     if "z" not in line:
       notes.append("without z")
-    if same(line["x"]) == same(line.get("y", "")):
+    if line["x"] == line.get("y"):
       raise Unusable("x = y", "")
 
   def _set(self, to: str, line: dict[str, Any], notes: list[str]) -> None:
