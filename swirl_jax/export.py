@@ -10,12 +10,14 @@ prompt that the model was trained on. A folder that holds anything is left alone
 import pathlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from absl import app, flags, logging
 
 from swirl_jax import prompts, trained
 from swirl_jax.checkpoint import CheckpointError
 from swirl_jax.data import fast_tokenizers
-from swirl_jax.models import hf_export, huggingface, variants
+from swirl_jax.models import hf_export, huggingface, lora, variants
 from swirl_jax.models.safetensors_files import Tensor
 from swirl_jax.models.transformer import TransformerConfig
 from swirl_jax.settings import Settings
@@ -62,9 +64,10 @@ def export(
     described, rest = description(run.settings, run.players.fwm.config, tokenizer)
     for name, field in MODELS.items():
       role, model = run.players.of(field), run.names[field]
+      params = jax.tree.map(lambda a: a.astype(jnp.float32), run.models(model)[model])
       hf_export.save(
         folders[name],
-        run.models(model)[model],
+        lora.merge(params, role.config.lora_scale),
         role.config,
         described,
         tokenizer=tokenizer,

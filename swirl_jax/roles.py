@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from swirl_jax import logprob, prompts, sampling, sharding
-from swirl_jax.models import columns, lora, transformer
+from swirl_jax.models import columns, transformer
 from swirl_jax.types import Rollout, Segment, Transition
 
 
@@ -82,7 +82,7 @@ class TransformerRole:
     return self.template.target
 
   def rollout(self, params, transition, key, temperature):
-    params = lora.merge(transformer.compute_params(params, self.config), self.config.lora_scale)
+    params = transformer.compute_params(params, self.config)
     if self.gather:
       params = sharding.constrain_tree(params, gather_fsdp=True)
     prompt, without = prompts.prompt(self.template, transition), None

@@ -34,7 +34,9 @@ class TrainedRun:
   position: int
 
   def models(self, *names: str) -> dict[str, Any]:
-    """The parameters of the named models, float32, on one device; adapters merged into the base."""
+    """The parameters of the named models, on one device, as their roles take them: float32, or
+    adapters joined to the base in the compute dtype.
+    """
     config = self.players.fwm.config
     make = functools.partial(programs.trained_params, config)
     shape = jax.eval_shape(make, jax.random.key(0))
@@ -46,8 +48,7 @@ class TrainedRun:
       if not config.lora_rank:
         return found
       base = start.base_params(self.settings, config, self.world)
-      join = lambda adapters: lora.merge(lora.join(base, adapters), config.lora_scale)  # noqa: E731
-      return {name: join(adapters) for name, adapters in found.items()}
+      return {name: lora.join(base, adapters) for name, adapters in found.items()}
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
-"""Low-rank adapters beside frozen weights: W + (α / r) · A B for some of a layer's kernels.
+"""Low-rank adapters beside frozen weights: x W + (α / r) (x A) B for some of a layer's kernels.
 
 A model is then two trees: the base, which every model of a run shares and nothing trains, and its
 own adapters, stacked over the layers as the kernels are. `join` puts them together for a pass,
-which adds A B to a layer's kernels where it runs that layer, so that no second copy of the weights
-exists; `merge` adds them once and for all. arXiv:2106.09685.
+which multiplies by both: W + A B in bfloat16 would be W wherever an adapter has moved it by less
+than half of its last place, which is most of it for most of a training. `merge` adds them once and
+for all, for an export. arXiv:2106.09685.
 
 The kernels are those of `models.transformer`: one A serves the queries, keys and values of "qkv",
 one the gate and the input of "gate_up".
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swirl_jax.models.numerics import precision
+from swirl_jax.models.numerics import einsum, precision
 
 # Where a target lies in a layer, and how many axes of its kernel are inputs.
 TARGETS = {
@@ -44,29 +45,37 @@ def init_adapters(base: Any, key: jax.Array, *, rank: int, targets: tuple[str, .
 
 
 def join(base: Any, adapters: Any) -> Any:
-  """The tree that `models.transformer` runs: the base's, with the adapters under "lora"."""
-  return {**base, "lora": adapters}
+  """The tree that `models.transformer` runs: the base's, each part of its layers with the part's
+  adapters under "lora".
+  """
+  layers = {part: {**base["layers"][part], "lora": own} for part, own in adapters.items()}
+  return {**base, "layers": {**base["layers"], **layers}}
 
 
-def adapt(layers: Any, adapters: Any, scale: float) -> Any:
-  """Kernels + scale · A B in the kernels' dtype: of one layer, or of all, stacked."""
-  out = dict(layers)
-  for part, targets in adapters.items():
-    out[part] = dict(out[part])
-    for target, pair in targets.items():
-      kernel = layers[part][target]
-      stacked = pair["a"].ndim - TARGETS[target][1] - 1
-      lead, rank = kernel.shape[:stacked], pair["a"].shape[-1]
-      a = pair["a"].reshape(*lead, -1, rank).astype(jnp.float32)
-      b = pair["b"].reshape(*lead, rank, -1).astype(jnp.float32)
-      change = scale * jnp.matmul(a, b, precision=precision(a, b, kernel))
-      out[part][target] = kernel + change.reshape(kernel.shape).astype(kernel.dtype)
-  return out
+def product(subscripts: str, x: jax.Array, kernel: jax.Array, pair: Any, scale: float) -> jax.Array:
+  """x W by `subscripts`, and where there is an adapter x W + scale · (x A) B, in the dtype of x: x
+  [B, G, S, inputs]. The two are summed in float32 and rounded once.
+  """
+  if pair is None:
+    return einsum(subscripts, x, kernel)
+  rank = pair["a"].shape[-1]
+  a, b = pair["a"].reshape(-1, rank), pair["b"].reshape(rank, -1)
+  low = einsum("bgsm,mr->bgsr", x, a.astype(x.dtype))
+  change = einsum("bgsr,rx->bgsx", low, b.astype(x.dtype), out=jnp.float32)
+  whole = einsum(subscripts, x, kernel, out=jnp.float32)
+  return (whole + scale * change.reshape(whole.shape)).astype(x.dtype)
 
 
 def merge(params: Any, scale: float) -> Any:
-  """A joined tree as a plain one; a plain one as it is."""
-  if "lora" not in params:
-    return params
-  plain = {k: v for k, v in params.items() if k != "lora"}
-  return plain | {"layers": adapt(params["layers"], params["lora"], scale)}
+  """A joined tree as a plain one: W + scale · A B in the dtype of W, which should be float32."""
+  layers = dict(params["layers"])
+  for part in layers:
+    layers[part] = dict(layers[part])
+    for target, pair in layers[part].pop("lora", {}).items():
+      kernel = layers[part][target]
+      rank, lead = pair["a"].shape[-1], len(kernel)
+      a = pair["a"].reshape(lead, -1, rank).astype(jnp.float32)
+      b = pair["b"].reshape(lead, rank, -1).astype(jnp.float32)
+      change = scale * jnp.matmul(a, b, precision=precision(a, b, kernel))
+      layers[part][target] = kernel + change.reshape(kernel.shape).astype(kernel.dtype)
+  return params | {"layers": layers}

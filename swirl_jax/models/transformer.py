@@ -25,7 +25,7 @@ from swirl_jax.models import lora
 from swirl_jax.models.attention import KV, attend, near, write_cache
 from swirl_jax.models.chunked_attention import Keys, chunked_attend
 from swirl_jax.models.norms import RMSNorm, WideNorm
-from swirl_jax.models.numerics import add_bias, einsum, lookup
+from swirl_jax.models.numerics import add_bias, lookup
 from swirl_jax.models.rotary import rotary, rotate
 from swirl_jax.models.transformer_config import ACTIVATIONS, REMAT, TransformerConfig
 from swirl_jax.sharding import BATCH
@@ -75,7 +75,7 @@ class Attention(nn.Module):
     )
     qkv = self.param("qkv", kernel, (c.d_model, c.n_kv_heads, ratio + 2, c.head_dim))
     # As two axes: einsum over all of them would transpose the kernel, in decoding once a token.
-    x = einsum("bgsm,mx->bgsx", h, qkv.astype(dtype).reshape(m, -1))
+    x = self._times("qkv", h, qkv.astype(dtype).reshape(m, -1))
     x = x.reshape(b, g, s, c.n_kv_heads, ratio + 2, c.head_dim).transpose(0, 3, 1, 4, 2, 5)
     if c.qkv_bias:
       bias = self.param("qkv_bias", nn.initializers.zeros, (c.n_kv_heads, ratio + 2, c.head_dim))
@@ -128,11 +128,15 @@ class Attention(nn.Module):
     )
     w = self.param("out", kernel, (kv_heads, ratio, c.head_dim, c.d_model))
     out = out.transpose(0, 2, 4, 1, 3, 5).reshape(b, g, s, -1)
-    out = einsum("bgsx,xm->bgsm", out, w.astype(dtype).reshape(-1, c.d_model))
+    out = self._times("out", out, w.astype(dtype).reshape(-1, c.d_model))
     if c.out_bias:
       bias = self.param("out_bias", nn.initializers.zeros, (c.d_model,))
       out = add_bias(out, bias.reshape(1, 1, 1, -1))
     return out
+
+  def _times(self, target, x, kernel):
+    pair = (self.get_variable("params", "lora") or {}).get(target)
+    return lora.product("bgsm,mx->bgsx", x, kernel, pair, self.config.lora_scale)
 
   def _norm(self, name, x):
     c = self.config
@@ -151,14 +155,16 @@ class Mlp(nn.Module):
     c, dtype = self.config, h.dtype
     kernel = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2))
     gate_up = self.param("gate_up", kernel, (c.d_model, 2, c.d_ff))
-    x = einsum("bgsm,mcf->bgscf", h, gate_up.astype(dtype))
+    adapters, scale = self.get_variable("params", "lora") or {}, c.lora_scale
+    pair = adapters.get("gate_up")
+    x = lora.product("bgsm,mcf->bgscf", h, gate_up.astype(dtype), pair, scale)
     x = ACTIVATIONS[c.activation](x[..., 0, :]) * x[..., 1, :]
     down = self.param(
       "down",
       nn.initializers.variance_scaling(0.5 / c.n_layers, "fan_in", "normal"),
       (c.d_ff, c.d_model),
     )
-    return einsum("bgsf,fm->bgsm", x, down.astype(dtype))
+    return lora.product("bgsf,fm->bgsm", x, down.astype(dtype), adapters.get("down"), scale)
 
 
 class Block(nn.Module):
@@ -210,7 +216,6 @@ class Transformer(nn.Module):
     if not c.tie_embeddings:
       self.param("head", width, (c.d_model, c.vocab_size))
     layers = self.get_variable("params", "layers") or self.param("layers", self._init_layers)
-    adapters = self.get_variable("params", "lora")  # of joined trees alone
     # Gathered over fsdp before the lookup: XLA would otherwise replicate the activations.
     h = lookup(sharding.constrain(embedding.astype(c.compute_dtype), "tensor", None), tokens)
     if c.scale_embedding:
@@ -222,9 +227,6 @@ class Transformer(nn.Module):
 
     def layer_of(sliding):  # a bool, or None: the argument tells
       def layer(h, params, shared_l, cache, i=None, is_sliding=None):
-        params, adapters = params
-        if adapters is not None:
-          params = lora.adapt(params, adapters, c.lora_scale)
         shared_l = None if shared_l is None else (shared_l, prefix.mask)
         turn, window = of_layer(c, rotation, is_sliding if sliding is None else sliding)
         return Block(c, parent=None).apply(
@@ -246,16 +248,14 @@ class Transformer(nn.Module):
         return ((h, None), kv) if cache is None else ((h, kv), None)
 
       of = (np.array(c.sliding),) if mixed else ()
-      xs = ((layers, adapters), shared, jnp.arange(c.n_layers), *of)
+      xs = (layers, shared, jnp.arange(c.n_layers), *of)
       (h, cache), kv = jax.lax.scan(body, (h, cache), xs)
       kv = kv or cache
     else:
       kv = ()
       for i in range(c.n_layers):
-        if isinstance(layers, tuple):
-          params = layers[i], None
-        else:
-          params = jax.tree.map(lambda p, i=i: p[i], (layers, adapters))
+        split = isinstance(layers, tuple)
+        params = layers[i] if split else jax.tree.map(lambda p, i=i: p[i], layers)
         h, kv_l = layer_of(c.sliding[i])(h, params, shared and shared[i], cache and cache[i])
         kv += (kv_l,)
     return RMSNorm(c.norm_eps, c.norm_offset, name="final_norm")(h), kv

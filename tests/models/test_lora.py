@@ -36,10 +36,10 @@ def test_fresh_adapters_change_nothing():
   np.testing.assert_array_equal(hidden(CONFIG, lora.join(BASE, fresh)), hidden(PLAIN, BASE))
 
 
-def test_the_joined_kernel_is_w_plus_alpha_over_r_a_b():
+def test_the_merged_kernel_is_w_plus_alpha_over_r_a_b():
   own = adapters()
   merged = lora.merge(lora.join(BASE, own), CONFIG.lora_scale)
-  assert "lora" not in merged and lora.merge(BASE, CONFIG.lora_scale) is BASE
+  assert jax.tree.structure(merged) == jax.tree.structure(BASE)
   rules = {"qkv": "ldr,lrkgi->ldkgi", "out": "lkgir,lrd->lkgid", "gate_up": "ldr,lrcf->ldcf",
            "down": "lfr,lrd->lfd"}  # fmt: skip
   for target, (part, _) in lora.TARGETS.items():
@@ -58,6 +58,32 @@ def test_merged_equals_unmerged(changes):
   found, expected = hidden(config, joined), hidden(plain, merged)
   np.testing.assert_allclose(found, expected, atol=2e-5)
   assert np.abs(np.asarray(found) - np.asarray(hidden(plain, BASE))).max() > 0.1
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_what_moves_no_bit_of_a_bfloat16_kernel_counts(scan):
+  """After a step or two W + s A B rounds to W: the loss must still go the way that float32 says."""
+  low = dataclasses.replace(CONFIG, dtype="bfloat16", scan_layers=scan)
+  base = transformer.compute_params(BASE, low)
+  exact = jax.tree.map(lambda a: a.astype(jnp.float32), base)
+  fresh, segment = adapters(), tiny.segment(np.random.default_rng(1), (16, G), 12, low=12)
+  fresh = jax.tree_util.tree_map_with_path(lambda p, x: x * (p[-1].key == "a"), fresh)
+  toward = jnp.asarray(np.random.default_rng(2).normal(size=(1, 1, 1, 16)), jnp.float32)
+
+  def loss(config, base, own):
+    joined = transformer.compute_params(lora.join(base, own), config)
+    return (transformer.apply(joined, config, segment)[0].astype(jnp.float32) * toward).mean()
+
+  step = tiny.jit(jax.grad(functools.partial(loss, CONFIG), 1))(exact, fresh)
+  moved = jax.tree_util.tree_map_with_path(
+    lambda p, x, g: x - 2e-4 * jnp.sign(g) if p[-1].key == "b" else x, fresh, step
+  )
+  kernel = lambda own: lora.merge(lora.join(base, own), CONFIG.lora_scale)["layers"]["mlp"]["down"]  # noqa: E731
+  assert (kernel(moved) == kernel(fresh)).mean() > 0.5
+  runs = [(tiny.jit(functools.partial(loss, c)), b) for c, b in ((CONFIG, exact), (low, base))]
+  change = [run(b, moved) - run(b, fresh) for run, b in runs]
+  assert change[0] < 0
+  np.testing.assert_allclose(change[1], change[0], rtol=0.3)
 
 
 def test_a_rollout_of_adapters_draws_what_the_merged_model_draws():
