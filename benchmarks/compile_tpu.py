@@ -120,7 +120,10 @@ def main(argv):
   chip = flags.FLAGS.topology.split(":")[0]
   if chip not in MEMORY:
     raise app.UsageError(f"--topology={flags.FLAGS.topology}: known chips are {sorted(MEMORY)}.")
-  settings, limit = from_config(flags.FLAGS.config.to_dict()), MEMORY[chip] * GB
+  try:
+    settings, limit = from_config(flags.FLAGS.config.to_dict()), MEMORY[chip] * GB
+  except ValueError as error:
+    raise app.UsageError(str(error)) from None
   mesh = topology_mesh(settings, flags.FLAGS.topology)
   print(f"{flags.FLAGS.topology}, mesh {dict(mesh.shape)}, per chip:", flush=True)
   failed = False

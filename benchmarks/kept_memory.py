@@ -9,10 +9,13 @@ Prints medians and the ratio of the sums.
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 STEPS = 20  # of a burst
 
@@ -73,7 +76,9 @@ def main(rounds: int) -> None:
     for how, child in workers.items():
       child.stdin.write("\n")
       child.stdin.flush()
-      found[how].append(json.loads(child.stdout.readline()))
+      if not (line := child.stdout.readline()):
+        sys.exit(f"The process {how!r} ended.")
+      found[how].append(json.loads(line))
   for child in workers.values():
     child.communicate()
   cpu = {}

@@ -11,6 +11,7 @@ from ml_collections import config_flags
 
 from swirl_jax import process, start
 from swirl_jax.data import builders, collection
+from swirl_jax.files import folder_to_write
 from swirl_jax.settings import from_config
 
 
@@ -19,6 +20,7 @@ def collect(config, workers: int | None) -> builders.World:
   settings = from_config(config)
   if not settings.data.dir:
     raise ValueError("config.data.dir = '': the folder for the data is needed.")
+  folder_to_write("config.data.dir", settings.data.dir)
   own = {name: value for name, value in settings.world.items() if name != "name"}
   world = builders.get(
     settings.world["name"], own, settings.data.dir, workers=workers, codecs=start.codec_of_world
@@ -31,6 +33,7 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   logging.set_verbosity(logging.WARNING)
+  process.repeat_on_gpu()  # a world of pictures may train its tokenizer
   try:
     world = collect(flags.FLAGS.config.to_dict(), flags.FLAGS.workers)
   except (ValueError, collection.CollectionError) as error:

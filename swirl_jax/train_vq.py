@@ -6,7 +6,6 @@
 """
 
 import json
-import pathlib
 import sys
 
 from absl import app, flags, logging
@@ -21,12 +20,13 @@ def main(argv):
   logging.set_verbosity(logging.WARNING)
   from swirl_jax import vq_run  # after the flags, so that --help costs nothing
   from swirl_jax.data import builders
+  from swirl_jax.files import folder_to_write
   from swirl_jax.models.vq_training import VQTraining
   from swirl_jax.typed import build
 
   process.repeat_on_gpu()
-  folder = pathlib.Path(flags.FLAGS.workdir)
   try:
+    folder = folder_to_write("workdir", flags.FLAGS.workdir)
     config = flags.FLAGS.config.to_dict()
     settings = build(VQTraining, config["training"], "config.training")
     name, own = config["world"].pop("name"), config["world"]

@@ -91,7 +91,8 @@ def _begin(out: pathlib.Path, job: Mapping[str, Any], lines: str | os.PathLike) 
   path = out / tokenized.JOB
   if not path.exists():
     strange = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
-    if strange and strange != [tokenized.LINES]:
+    begun = strange == [tokenized.LINES] and tokenized.sha256(out / tokenized.LINES) == job["pairs"]
+    if strange and not begun:
       raise ValueError(f"out = {str(out)!r} holds {strange[0]!r}: choose a new or empty folder.")
     with replacing(out / tokenized.LINES) as temporary:
       shutil.copyfile(lines, temporary)

@@ -101,7 +101,7 @@ def write_part(
     for row in codes.astype(_DTYPE):
       writer.write(row.tobytes())
     writer.close()
-    digest = _sha256(temporary)
+    digest = sha256(temporary)
   write_json(description, {"sha256": digest, "pictures": list(names), "refused": dict(refused)})
 
 
@@ -118,7 +118,7 @@ def read_part(folder: str | os.PathLike, number: int, length: int) -> Part | Non
   except FileNotFoundError:
     return None
   said = json.loads(raw)
-  found = _sha256(records) if records.exists() else "no file"
+  found = sha256(records) if records.exists() else "no file"
   if found != said["sha256"]:
     raise ValueError(
       f"{records}: SHA-256 is {found}, must be {said['sha256']}, as {description.name} says. "
@@ -140,7 +140,7 @@ def write_json(path: pathlib.Path, found: Mapping[str, Any]) -> None:
   write_lines(path, [json.dumps(found, indent=1, ensure_ascii=False)])
 
 
-def _sha256(path: pathlib.Path) -> str:
+def sha256(path: pathlib.Path) -> str:
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -176,7 +176,7 @@ def read_folder(folder: str | os.PathLike) -> Tokenized:
   if summary.get("format") != FORMAT:
     raise ValueError(f"{path}: format is {summary.get('format')!r}, must be {FORMAT}.")
   lines = path.with_name(LINES)
-  found = _sha256(lines) if lines.exists() else "no file"
+  found = sha256(lines) if lines.exists() else "no file"
   if found != summary["pairs"]:
     raise ValueError(f"{lines}: SHA-256 is {found}, must be {summary['pairs']}, as {SUMMARY} says.")
   height, width = summary["grid"]

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -142,10 +143,13 @@ def refuse_full(folder: Path, *, overwrite: bool) -> bool:
 
 @contextlib.contextmanager
 def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
-  """A folder to write into, put in the place of `folder` when all is written."""
+  """A folder to write into, put in the place of `folder` when all is written. While files of an
+  earlier one are replaced it lacks what readers begin with, so that no mixture is taken for whole.
+  """
+  folder = folder.resolve()
   held = refuse_full(folder, overwrite=overwrite)
   folder.parent.mkdir(parents=True, exist_ok=True)
-  new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+  new = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
   new.mkdir()
   try:
     yield new
@@ -153,7 +157,10 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
       os.replace(new, folder)  # over nothing, or an empty folder
       return
     written = {file.name for file in new.iterdir()}
-    for name in sorted(written):
+    first_read = (safetensors_files.SINGLE, safetensors_files.INDEX)
+    for name in first_read:
+      (folder / name).unlink(missing_ok=True)
+    for name in sorted(written, key=lambda name: (name in first_read, name)):
       os.replace(new / name, folder / name)
     for old in [*folder.glob("*.safetensors"), folder / safetensors_files.INDEX]:
       if old.name not in written:

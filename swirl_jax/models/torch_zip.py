@@ -46,23 +46,18 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   path = Path(path)
   if not path.is_file():
     raise CheckpointFilesError(f"{path}: no such file.")
-  if not zipfile.is_zipfile(path):
-    raise CheckpointFilesError(
-      f"{path}: no zip file as torch.save writes since torch 1.6. A file in the older format "
-      "has to be written anew: torch.save(torch.load(old), new)."
-    )
-  with zipfile.ZipFile(path) as archive:
-    pickles = [n for n in archive.namelist() if PurePosixPath(n).name == "data.pkl"]
-    if len(pickles) != 1:
-      raise CheckpointFilesError(f"{path}: {len(pickles)} entries data.pkl in it, expected one.")
-    records = Records(path, archive, pickles[0].removesuffix("data.pkl"))
-    with archive.open(pickles[0]) as file:
-      try:
+  try:
+    with zipfile.ZipFile(path) as archive:
+      pickles = [n for n in archive.namelist() if PurePosixPath(n).name == "data.pkl"]
+      if len(pickles) != 1:
+        raise CheckpointFilesError(f"{path}: {len(pickles)} entries data.pkl in it, expected one.")
+      records = Records(path, archive, pickles[0].removesuffix("data.pkl"))
+      with archive.open(pickles[0]) as file:
         saved = Unpickler(file, records).load()
-      except CheckpointFilesError:
-        raise
-      except Exception as error:  # whatever a damaged pickle makes the machine stumble over
-        raise CheckpointFilesError(f"{path}: its data.pkl is damaged ({error}).") from error
+  except CheckpointFilesError:
+    raise
+  except Exception as error:  # whatever a damaged archive or pickle makes the machine stumble over
+    raise CheckpointFilesError(f"{path}: it is damaged ({error}).") from error
   return tensors(path, saved)
 
 

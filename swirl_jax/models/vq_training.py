@@ -2,11 +2,11 @@
 
   loss = |x̂ − x|² + |sg(z) − e|² + c |z − sg(e)|²   (arXiv:1711.00937; no GAN and no LPIPS terms)
 
-Adam, cosine schedule, float32. A code that no latent vector has had for `revive_every` steps moves
-to one of the batch's, drawn in proportion to the squared distance from its code (as k-means++
-seeds, so that a rare kind of patch gets a code of its own); in the last quarter of the steps none
-moves any more. Where the model looks at squares one by one (`VQConfig.patch`), it is trained on the
-distinct squares of the pictures, whatever their share.
+Adam, cosine schedule, float32. A code that no latent vector has had for more than `revive_every`
+steps moves to one of the batch's, drawn in proportion to the squared distance from its code (as
+k-means++ seeds, so that a rare kind of patch gets a code of its own); in the last quarter of the
+steps none moves any more. Where the model looks at squares one by one (`VQConfig.patch`), it is
+trained on the distinct squares of the pictures, whatever their share.
 """
 
 import dataclasses

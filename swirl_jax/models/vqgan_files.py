@@ -132,6 +132,9 @@ def from_hf(fields: Mapping[str, Any], where: str | os.PathLike) -> VQConfig:
   given = {ours: fields.get(theirs, default) for theirs, (ours, default) in HF_FIELDS.items()}
   if fields.get("double_latent", False):
     raise ValueError(f"{where}: vq_config.double_latent = True: allowed is False.")
+  for name, kind in (("channel_multiplier", list), ("resolution", int), ("attn_resolutions", list)):
+    if not isinstance(fields.get(name) or kind(), kind):
+      raise ValueError(f"{where}: vq_config.{name} = {fields[name]!r}: allowed is {kind.__name__}.")
   attention = fields.get("attn_type", "vanilla") == "vanilla"
   side, levels = fields.get("resolution", 512), {}
   for level in range(len(given["ch_mult"])):

@@ -244,6 +244,16 @@ def test_a_bad_line_is_named(tmp_path, line, said):
   assert str(error.value).startswith(f"{lines}, {said}") and not (tmp_path / "out").exists()
 
 
+def test_a_file_of_somebody_elses_is_left_alone(tmp_path):
+  lines = lines_of(tmp_path)
+  (tmp_path / "mine").mkdir()
+  mine = tmp_path / "mine" / "pairs.jsonl"
+  mine.write_text("mine")
+  with pytest.raises(ValueError, match="mine' holds 'pairs.jsonl': choose a new or empty folder"):
+    tokenize(lines, tmp_path / "mine")
+  assert mine.read_text() == "mine"
+
+
 def test_no_file_of_lines(tmp_path):
   with pytest.raises(ValueError, match="^lines = '.*none.jsonl': No such file or directory"):
     tokenize(tmp_path / "none.jsonl", tmp_path / "out")

@@ -83,13 +83,16 @@ def test_what_is_no_state_dict_is_refused_by_name(tmp_path):
 def test_damaged_files_are_refused(tmp_path):
   whole = write(tmp_path / "a.pt", {"w": np.arange(500, dtype=np.float32)})
   content = whole.read_bytes()
-  legacy = tmp_path / "legacy.pt"
-  legacy.write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")  # the older format's first bytes
-  cut = tmp_path / "cut.pt"
-  cut.write_bytes(content[: len(content) // 2])
-  for file in (legacy, cut):
-    with pytest.raises(CheckpointFilesError, match="no zip file as torch.save writes since"):
-      torch_zip.read(file)
+  half = len(content) // 2
+  central, local = content.index(b"PK\x01\x02"), content.index(b"PK\x03\x04")
+  broken = tmp_path / "broken.pt"
+  for bad in (
+    content[:half], content[half:],
+    *(content[:at] + b"?" + content[at + 1 :] for at in (central, local, local + 30)),
+  ):  # fmt: skip
+    broken.write_bytes(bad)
+    with pytest.raises(CheckpointFilesError, match="broken.pt: it is damaged"):
+      torch_zip.read(broken)
   flipped = tmp_path / "flipped.pt"
   at = content.index(np.arange(500, dtype=np.float32).tobytes())
   flipped.write_bytes(content[: at + 8] + b"\x01" + content[at + 9 :])
@@ -105,7 +108,7 @@ def test_damaged_files_are_refused(tmp_path):
     torch_zip.read(tmp_path / "none.pt")
   with zipfile.ZipFile(tmp_path / "d.pt", "w") as archive:
     archive.writestr("a/data.pkl", b"\x80\x02}q\x00X")
-  with pytest.raises(CheckpointFilesError, match="its data.pkl is damaged"):
+  with pytest.raises(CheckpointFilesError, match="d.pt: it is damaged"):
     torch_zip.read(tmp_path / "d.pt")
   with zipfile.ZipFile(tmp_path / "e.pt", "w") as archive:
     archive.writestr("a/weights", b"")

@@ -7,6 +7,7 @@ anew, with other weights, where torch is installed.
 import dataclasses
 import functools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -227,6 +228,29 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, small):
   assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
 
 
+def test_a_folder_is_whole_or_not_readable_while_another_takes_its_place(
+  tmp_path, small, monkeypatch
+):
+  """Of several files, stopped at any of them; and a link is followed."""
+  (tmp_path / "real").mkdir()
+  (tmp_path / "a").symlink_to(tmp_path / "real")
+  vqgan_files.save(tmp_path / "a", small)
+  assert (tmp_path / "real" / "model.safetensors").exists()
+  other, moved, move = VQ(TINY, jax.tree.map(lambda a: a + 1, small.params)), [], os.replace
+
+  def stop(source, target):
+    if len(moved) == 1:
+      raise OSError("stopped")
+    moved.append(target)
+    move(source, target)
+
+  monkeypatch.setattr(os, "replace", stop)
+  with pytest.raises(OSError, match="stopped"):
+    vqgan_files.save(tmp_path / "a", other, overwrite=True)
+  assert [path.name for path in moved] == ["config.json"]
+  assert not (tmp_path / "real" / "model.safetensors").exists()
+
+
 def test_tensors_are_checked_by_name(tmp_path, small):
   file = vqgan_files.save(tmp_path / "a", small) / "model.safetensors"
   arrays = load_file(file)
@@ -274,6 +298,8 @@ def test_vq_config_is_chameleons():
     ({"double_latent": True}, "c: vq_config.double_latent = True"),
     ({"attn_resolutions": [33]}, r"c: vq_config.attn_resolutions = \[33\]: allowed are \[32, 64"),
     ({"base_channels": 40}, "c: vq.groups = 32"),
+    ({"channel_multiplier": 5}, "c: vq_config.channel_multiplier = 5: allowed is list"),
+    ({"resolution": "512"}, "c: vq_config.resolution = '512': allowed is int"),
   ):
     with pytest.raises(ValueError, match=message):
       vqgan_files.from_hf(fields, "c")
