@@ -23,8 +23,8 @@ class Stage:
   data: the source of batches for each field: "unlabelled", or one of `settings.SOURCES`; confident:
   the share of pseudo-labels that serve.
   updates: of its model by this method since the warm-up, inner epochs among them, when the stage is
-  over without having stopped early. splits: what that
-  model is scored on at the end, as the parts `scored` (with shared weights a phase changes both).
+  over without having stopped early. splits: what that model is scored on at the end, as the parts
+  `scored` (with shared weights a phase changes both).
   """
 
   name: str
