@@ -348,7 +348,9 @@ def _digest(body: dict) -> str:
 def is_disk_full(error: BaseException | None) -> bool:
   """Whether an error, or what caused it, is that of a full disk."""
   while error is not None:  # tensorstore raises no OSError
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+    said = str(error)
+    full = "No space left" in said or "Disk quota exceeded" in said
+    if full or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
       return True
     error = error.__cause__ or error.__context__
   return False

@@ -79,6 +79,7 @@ def export(
         shard_bytes=shard_bytes,
         overwrite=overwrite,
       )
+      del params  # before the next one is read
   return list(folders.values())
 
 
@@ -124,7 +125,7 @@ def main(argv):
       shard_bytes=int(given.shard_gb * 1e9),
       overwrite=given.overwrite,
     )
-  except (ValueError, CheckpointError) as error:
+  except (ValueError, OSError, CheckpointError) as error:
     raise app.UsageError(str(error)) from None
   for folder in folders:
     print(folder)

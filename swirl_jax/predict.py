@@ -143,7 +143,7 @@ def main(argv):
     shown = [answer.text for answer in answers]
     if given.out:
       shown = write_pictures(predictor.draw(shown), given.out)
-  except (ValueError, CheckpointError) as error:
+  except (ValueError, OSError, CheckpointError) as error:
     raise app.UsageError(str(error)) from None
   for answer, text in zip(answers, shown, strict=True):
     verified = "" if answer.verified is None else f"  IDM {answer.verified:8.3f}"

@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+import pathlib
 import platform
+import resource
 import sys
 import traceback
 from collections.abc import Sequence
@@ -33,7 +35,9 @@ def keep_freed_memory() -> bool:
   wanted = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_ARENA_MAX, 1))
   kept = [libc.mallopt(name, value) for name, value in wanted]
   # The heap grows by half of the memory, which costs nothing until it is touched, so that all that
-  # comes later lies in one stretch that the kernel can be asked about.
+  # comes later lies in one stretch that the kernel can be asked about. Not where it does cost.
+  if not _addresses_are_free():
+    return all(kept)
   libc.malloc.restype = ctypes.c_void_p
   size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
   if heap := libc.malloc(ctypes.c_size_t(size)):
@@ -41,6 +45,14 @@ def keep_freed_memory() -> bool:
     libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(heap + size - start), _MADV_HUGEPAGE)
     libc.free(ctypes.c_void_p(heap))
   return all(kept)
+
+
+def _addresses_are_free() -> bool:
+  """Whether memory that isn't touched counts against no limit."""
+  limits = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+  strict = pathlib.Path("/proc/sys/vm/overcommit_memory")
+  counted = strict.exists() and strict.read_text().strip() == "2"
+  return not counted and all(limit == resource.RLIM_INFINITY for limit in limits)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -81,21 +93,25 @@ def leave(said: str) -> NoReturn:
   """Ends this process with an error that the other processes of a run may not share: they wait for
   it in a collective, and it must not wait for them in `jax.distributed`'s own farewell.
   """
-  import jax
-
-  if jax.process_count() == 1:
+  if not _one_of_several():
     sys.exit(said)
+  sys.stdout.flush()
   print(said, file=sys.stderr, flush=True)
   os._exit(1)
 
 
 def fail() -> NoReturn:
   """Ends this process with the exception under way, which nobody foresaw: see `leave`."""
-  import jax
-
-  if jax.process_count() == 1:
+  if not _one_of_several():
     raise  # noqa: PLE0704
   leave(traceback.format_exc())
+
+
+def _one_of_several() -> bool:
+  """Without starting a backend, whose failure may be what is told."""
+  import jax
+
+  return jax.distributed.is_initialized()
 
 
 def compile_quickly() -> None:

@@ -95,7 +95,8 @@ def perf(run, stage: Stage, found: dict[str, Any], seconds: float) -> dict[str, 
     samples = float(stage.settings.batch * len(stage.fields))
     tokens = samples * (2 * lengths.state + lengths.action)
     tokens += stage.settings.batch * further * (lengths.state + lengths.action)
-    flops = 6.0 * tokens * _matrices(run.players.of(stage.fields[0]))
+    role = run.players.of(stage.fields[0])
+    flops = 2.0 * _update(role) * tokens * _matrices(role)
   else:
     samples, tokens = float(found["length"].weight), float(found["length"].sum)
     flops = phase_flops(stage, run.players, lengths, tokens)
@@ -111,8 +112,9 @@ def perf(run, stage: Stage, found: dict[str, Any], seconds: float) -> dict[str, 
 
 def phase_flops(stage: Stage, players: Roles, lengths: Lengths, sampled: float) -> float:
   """Model FLOPs of a phase's step that samples `sampled` tokens: 2 per parameter and token of a
-  forward pass, 6 of an update; a group's prompt counts once a pass. Embeddings, attention scores
-  and recomputation don't count; what a model is given counts at its full length, padding too.
+  forward pass, 6 of an update, 4 of adapters'; a group's prompt counts once a pass. Embeddings,
+  attention scores, adapters and recomputation don't count; what a model is given counts at its full
+  length, padding too.
   """
   s, first = stage.settings, stage.kind == "phase1"
   policy, frozen = (players.of(f) for f in ("yz" if first else "zy"))
@@ -121,16 +123,22 @@ def phase_flops(stage: Stage, players: Roles, lengths: Lengths, sampled: float) 
   tokens = sampled + (s.prompts * (state + action) if first else pair)
   kept = (s.keep or s.prompts) / s.prompts
   passes = 1.0 if s.guidance == 1.0 else 2.0  # of the sampler
-  passes += kept * (3.0 * s.inner_epochs + (s.inner_epochs > 1) + (s.beta > 0.0))
+  passes += kept * (_update(policy) * s.inner_epochs + (s.inner_epochs > 1) + (s.beta > 0.0))
   columns_drawn = columns.count(policy.decoding.allowed, policy.config.vocab_size)
   flops = passes * tokens * _matrices(policy, columns_drawn)
   flops += s.reward.prior * tokens * _matrices(policy)
-  flops += 3.0 * s.inner_epochs * s.anchor * (2 * state + action) * _matrices(policy)
+  anchors = s.anchor * (2 * state + action)
+  flops += _update(policy) * s.inner_epochs * anchors * _matrices(policy)
   if not s.reward.random:
     flops += s.prompts * (state + s.group * (state + action)) * _matrices(frozen)
   if first and s.latents == "fresh":
     flops += (pair + s.prompts * action) * _matrices(frozen)
   return 2.0 * flops
+
+
+def _update(role: TransformerRole) -> float:
+  """Forward passes that an update is worth: no gradient is taken of kernels beside adapters."""
+  return 2.0 if role.config.lora_rank else 3.0
 
 
 def _matrices(role: TransformerRole, columns_of_head: int | None = None) -> int:

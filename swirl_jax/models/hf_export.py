@@ -20,13 +20,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from swirl_jax import sharding
 from swirl_jax.models import safetensors_files, tensor_table, variants
-from swirl_jax.models.huggingface import CONFIG
+from swirl_jax.models.huggingface import CONFIG, TOKENIZER
 from swirl_jax.models.safetensors_files import Entry, Tensor
 from swirl_jax.models.tensor_table import Row
 from swirl_jax.models.transformer_config import DTYPES, TransformerConfig
 
 GENERATION, CARD = "generation_config.json", "README.md"
 SHARD_BYTES = 5 * 10**9
+# What an earlier export may have left and a reader would take for this one's.
+_READ = ("*.safetensors", safetensors_files.INDEX, GENERATION, *TOKENIZER)
 
 
 def save(
@@ -161,10 +163,12 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     for name in first_read:
       (folder / name).unlink(missing_ok=True)
     for name in sorted(written, key=lambda name: (name in first_read, name)):
+      if (folder / name).is_dir():
+        shutil.rmtree(folder / name)
       os.replace(new / name, folder / name)
-    for old in [*folder.glob("*.safetensors"), folder / safetensors_files.INDEX]:
+    for old in [path for pattern in _READ for path in folder.glob(pattern)]:
       if old.name not in written:
-        old.unlink(missing_ok=True)
+        old.unlink()
   finally:
     shutil.rmtree(new, ignore_errors=True)
 

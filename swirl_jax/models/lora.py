@@ -10,6 +10,7 @@ The kernels are those of `models.transformer`: one A serves the queries, keys an
 one the gate and the input of "gate_up".
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -53,17 +54,44 @@ def join(base: Any, adapters: Any) -> Any:
 
 
 def product(subscripts: str, x: jax.Array, kernel: jax.Array, pair: Any, scale: float) -> jax.Array:
-  """x W by `subscripts`, and where there is an adapter x W + scale · (x A) B, in the dtype of x: x
-  [B, G, S, inputs]. The two are summed in float32 and rounded once.
+  """x W by `subscripts`, whose letter i is the inputs'; where there is an adapter x W + scale ·
+  (x A) B, summed in float32 and rounded once to the dtype of x. x: [..., inputs].
   """
   if pair is None:
     return einsum(subscripts, x, kernel)
   rank = pair["a"].shape[-1]
-  a, b = pair["a"].reshape(-1, rank), pair["b"].reshape(rank, -1)
-  low = einsum("bgsm,mr->bgsr", x, a.astype(x.dtype))
-  change = einsum("bgsr,rx->bgsx", low, b.astype(x.dtype), out=jnp.float32)
-  whole = einsum(subscripts, x, kernel, out=jnp.float32)
-  return (whole + scale * change.reshape(whole.shape)).astype(x.dtype)
+  a = pair["a"].reshape(-1, rank).astype(x.dtype)
+  b = pair["b"].reshape(rank, *kernel.shape[1:]).astype(x.dtype)
+  return _beside(subscripts, scale, x, kernel, a, b)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _beside(subscripts, scale, x, kernel, a, b):
+  base, change = _products(subscripts, x, kernel, a, b, out=jnp.float32)
+  return (base + scale * change).astype(x.dtype)
+
+
+def _products(subscripts, x, kernel, a, b, out=None):
+  ins, rest = subscripts.split(",")[0], subscripts.replace("i", "r")
+  low = einsum(f"{ins},ir->{ins.replace('i', 'r')}", x, a)
+  return einsum(subscripts, x, kernel, out=out), einsum(rest, low, b, out=out)
+
+
+def _saved(subscripts, scale, *operands):
+  return _beside(subscripts, scale, *operands), operands
+
+
+def _pulled_back(subscripts, scale, operands, d_out):
+  """That of the products in the dtype of x, in which d_out comes: none with a float32 operand."""
+
+  def plain(*operands):
+    base, change = _products(subscripts, *operands)
+    return base + scale * change
+
+  return jax.vjp(plain, *operands)[1](d_out)
+
+
+_beside.defvjp(_saved, _pulled_back)
 
 
 def merge(params: Any, scale: float) -> Any:

@@ -39,9 +39,9 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """{name: array} of a saved state dict, or of the one below "state_dict" (then what else the file
   holds is not looked at).
 
-  Raises CheckpointFilesError, naming the file and what it is about: no zip of torch.save (the
-  format before torch 1.6 is none), a pickle that calls something else than what makes tensors,
-  a value that is no tensor or not finite, a storage that is missing, compressed, or too short.
+  Raises CheckpointFilesError, naming the file and what it is about: no zip of torch.save, a pickle
+  that calls something else than what makes tensors, a value that is no tensor or not finite, a
+  storage that is missing, compressed, or too short.
   """
   path = Path(path)
   if not path.is_file():
@@ -54,7 +54,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
       records = Records(path, archive, pickles[0].removesuffix("data.pkl"))
       with archive.open(pickles[0]) as file:
         saved = Unpickler(file, records).load()
-  except CheckpointFilesError:
+  except (CheckpointFilesError, PermissionError, MemoryError):
     raise
   except Exception as error:  # whatever a damaged archive or pickle makes the machine stumble over
     raise CheckpointFilesError(f"{path}: it is damaged ({error}).") from error

@@ -136,7 +136,7 @@ class Attention(nn.Module):
 
   def _times(self, target, x, kernel):
     pair = (self.get_variable("params", "lora") or {}).get(target)
-    return lora.product("bgsm,mx->bgsx", x, kernel, pair, self.config.lora_scale)
+    return lora.product("bgsi,ix->bgsx", x, kernel, pair, self.config.lora_scale)
 
   def _norm(self, name, x):
     c = self.config
@@ -157,14 +157,14 @@ class Mlp(nn.Module):
     gate_up = self.param("gate_up", kernel, (c.d_model, 2, c.d_ff))
     adapters, scale = self.get_variable("params", "lora") or {}, c.lora_scale
     pair = adapters.get("gate_up")
-    x = lora.product("bgsm,mcf->bgscf", h, gate_up.astype(dtype), pair, scale)
+    x = lora.product("bgsi,icf->bgscf", h, gate_up.astype(dtype), pair, scale)
     x = ACTIVATIONS[c.activation](x[..., 0, :]) * x[..., 1, :]
     down = self.param(
       "down",
       nn.initializers.variance_scaling(0.5 / c.n_layers, "fan_in", "normal"),
       (c.d_ff, c.d_model),
     )
-    return lora.product("bgsf,fm->bgsm", x, down.astype(dtype), adapters.get("down"), scale)
+    return lora.product("bgsi,im->bgsm", x, down.astype(dtype), adapters.get("down"), scale)
 
 
 class Block(nn.Module):

@@ -152,13 +152,14 @@ def test_what_a_folder_holds_is_left_alone(tmp_path):
   out.mkdir()  # an empty folder is fine
   save(shard_bytes=6000)
   (out / "notes.txt").write_text("mine")
+  (out / "chat_template.jinja").write_text("of before")
   before = {p.name: p.read_bytes() for p in out.iterdir()}
-  with pytest.raises(ValueError, match=r"out = .* holds 'config.json' \(\d+ in all\): choose"):
+  with pytest.raises(ValueError, match=r"out = .* holds 'chat_template.jinja' \(\d+ in all\)"):
     save()
   assert {p.name: p.read_bytes() for p in out.iterdir()} == before
   save(overwrite=True)
   names = {"config.json", "generation_config.json", "model.safetensors", "notes.txt"}
-  assert {p.name for p in out.iterdir()} == names  # the old shards and index are gone
+  assert {p.name for p in out.iterdir()} == names  # old shards, index and template are gone
   assert (out / "notes.txt").read_text() == "mine"
   with pytest.raises(ValueError, match="a file is there"):
     hf_export.save(out / "notes.txt", *found[1::-1], found.hf_config)

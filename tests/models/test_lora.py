@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,26 @@ def test_what_moves_no_bit_of_a_bfloat16_kernel_counts(scan):
   change = [run(b, moved) - run(b, fresh) for run, b in runs]
   assert change[0] < 0
   np.testing.assert_allclose(change[1], change[0], rtol=0.3)
+
+
+def test_what_a_bfloat16_gradient_costs():
+  """Adapters bring no product with a float32 operand, and gather nothing over `tensor`."""
+  config = dataclasses.replace(CONFIG, dtype="bfloat16", remat="full")
+  own = programs.trained_params(config, jax.random.key(0))
+  segment = tiny.segment(np.random.default_rng(1), (4, G), 12, low=12)
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=2, devices=jax.devices()[:2])
+
+  def loss(own, base):
+    joined = transformer.compute_params(lora.join(base, own), config)
+    return transformer.apply(joined, config, segment)[0].astype(jnp.float32).mean()
+
+  with jax.set_mesh(mesh):
+    trees = [jax.device_put(t, sharding.tree_shardings(t, mesh)) for t in (own, BASE)]
+    lowered = tiny.jit(jax.grad(loss)).lower(*trees)
+  dots = re.findall(r"dot_general .*: \((.*?)\) ->", lowered.as_text())
+  kinds = {kind for dot in dots if "bf16" in dot for kind in re.findall(r"x([a-z]\w+)>", dot)}
+  assert len(dots) > 20 and kinds == {"bf16"}
+  assert " all-gather(" not in lowered.compile().as_text()
 
 
 def test_a_rollout_of_adapters_draws_what_the_merged_model_draws():
