@@ -311,9 +311,8 @@ def latents(role: TransformerRole, params, split: Examples, *, key, temperature,
   known (share of phrases that mean something in the world), meanings (how many distinct), classes
   {first word of a meaning: share}, logp_token, count; of the first 16 pairs effective_actions and
   action_information (see `detectors`): whether the IDM has one word for everything. With
-  `reference`, true phrases:
-  unique_reference, length_reference and classes_reference; both shares of unique ones over equal
-  numbers of phrases.
+  `reference`, true phrases: unique_reference, length_reference and classes_reference; both shares
+  of unique ones over equal numbers of phrases.
   """
   drawn = decode(role, params, split.data, group=1, greedy=False, batch=batch, key=key,
                  temperature=temperature)  # fmt: skip
