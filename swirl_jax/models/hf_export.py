@@ -54,7 +54,8 @@ def save(
   Of sharded arrays one tensor at a time is gathered; this process must be able to address them all.
 
   A folder that holds anything is left alone with a ValueError, unless `overwrite`: then files of
-  the same names and all its safetensors are replaced, and others stay.
+  the same names and all its safetensors are replaced, and others stay. Parameters that have no
+  place in the files, as adapters that were not merged, are a ValueError too.
   """
   if dtype not in DTYPES:
     raise ValueError(f"dtype = {dtype!r}: allowed are {sorted(DTYPES)}.")
@@ -84,6 +85,8 @@ def _write_weights(folder: Path, params, config, dtype, shard_bytes: int, rest) 
   leaves = {
     sharding.leaf_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)
   }
+  if extra := sorted(leaves.keys() - {row.path for row in tensor_table.rows(config)}):
+    raise ValueError(f"save: the parameters have {extra[0]!r}, which no file of this family holds.")
   take: dict[str, Callable[[], np.ndarray]] = {}
   entries = []
   for row, layer, name in _in_file_order(config):

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from swirl_jax import sharding
-from swirl_jax.models import hf_export, huggingface, safetensors_files
+from swirl_jax.models import hf_export, huggingface, lora, safetensors_files
 from tests.models.tiny_files import (
   FAMILIES,
   D,
@@ -185,6 +185,14 @@ def test_the_config_must_describe_the_model(tmp_path):
     hf_export.save(tmp_path / "out", found.params, found.config, other)
 
 
+def test_adapters_that_were_not_merged_are_not_left_out_in_silence(tmp_path):
+  found = huggingface.load(write(tmp_path / "in", *tensors("llama")), mesh_of())
+  own = lora.init_adapters(found.params, jax.random.key(0), rank=1, targets=("down",))
+  with pytest.raises(ValueError, match="layers/mlp/lora/down/a"):
+    hf_export.save(tmp_path / "out", lora.join(found.params, own), found.config, found.hf_config)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+
+
 def test_generation_config(tmp_path):
   found = huggingface.load(write(tmp_path / "in", *tensors("llama")), mesh_of())
   out = hf_export.save(tmp_path / "out", *found[1::-1], found.hf_config)
@@ -205,7 +213,7 @@ import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
 from swirl_jax import sharding
-from swirl_jax.models import hf_export, huggingface, safetensors_files
+from swirl_jax.models import hf_export, huggingface, lora, safetensors_files
 safetensors_files.PIECE = 100
 mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2)
 found = huggingface.load(sys.argv[3], mesh)
