@@ -213,7 +213,7 @@ import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
 from swirl_jax import sharding
-from swirl_jax.models import hf_export, huggingface, lora, safetensors_files
+from swirl_jax.models import hf_export, huggingface, safetensors_files
 safetensors_files.PIECE = 100
 mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2)
 found = huggingface.load(sys.argv[3], mesh)
