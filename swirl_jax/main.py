@@ -53,7 +53,8 @@ def main(argv):
       process.leave(f"Stopped: {error}. The same command goes on from the last checkpoint.")
     process.fail()
   else:
-    print(table)
+    if table:  # the first process has it
+      print(table)
 
 
 if __name__ == "__main__":

@@ -149,13 +149,18 @@ class PhaseSettings(phases.Algorithm):
       )
     if self.keep > self.prompts:
       raise ValueError(f"keep = {self.keep}: allowed is at most prompts = {self.prompts}.")
-    for name in ("temperature", "latent_temperature", "importance_cap"):
-      if getattr(self, name) <= 0:
-        raise ValueError(f"{name} = {getattr(self, name)}: allowed is more than 0.")
+    for name in ("temperature", "latent_temperature"):
+      if not 1e-6 <= getattr(self, name) < float("inf"):
+        raise ValueError(f"{name} = {getattr(self, name)}: allowed is a number from 1e-6.")
+    if not self.importance_cap > 0:
+      raise ValueError(f"importance_cap = {self.importance_cap}: allowed is more than 0.")
     if not 1.0 <= self.guidance < float("inf"):
       raise ValueError(f"guidance = {self.guidance}: allowed is a number from 1.")
-    for name in ("beta", "clip_low", "clip_high", "anchor_weight"):
-      if getattr(self, name) < 0:
+    for name in ("beta", "anchor_weight"):
+      if not 0.0 <= getattr(self, name) < float("inf"):
+        raise ValueError(f"{name} = {getattr(self, name)}: allowed is a number from 0.")
+    for name in ("clip_low", "clip_high"):
+      if not getattr(self, name) >= 0:
         raise ValueError(f"{name} = {getattr(self, name)}: allowed is 0 or more.")
     for count in ("prompts", "anchor", "keep"):
       value = getattr(self, count)

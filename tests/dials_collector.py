@@ -1,7 +1,7 @@
 """A collector for the tests: four dials that are turned, and episodes that go wrong when asked to.
 
-`wrong`: episode number → "raise", "die", "hang". `opens`: whether a session opens. `log`: a file
-that every episode that is played adds a line to.
+`wrong`: episode number → "raise", "die", "hang", "die once" or "hang once", which `log` tells.
+`opens`: whether a session opens. `log`: a file that every episode that is played adds a line to.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from swirl_jax.data.collection import Episode, Played
 DEFAULTS = {"seed": 0, "episodes": 12, "wrong": {}, "opens": True, "log": "", "pause": 0.0}
 TIME_LIMIT = 2.0
 PACKAGES = ("numpy",)
+VERSION = 1
 
 
 def check(settings):
@@ -41,8 +42,12 @@ def session(settings):
     if settings["log"]:
       with open(pathlib.Path(settings["log"]), "a") as file:
         file.write(f"{number}\n")
+    wrong = settings["wrong"].get(str(number), "")
+    if wrong.endswith(" once"):
+      tried = pathlib.Path(settings["log"]).read_text().split().count(str(number))
+      wrong = wrong.removesuffix(" once") if tried == 1 else ""
     time.sleep(settings["pause"])
-    match settings["wrong"].get(str(number)):
+    match wrong:
       case "raise":
         raise KeyError("a dial came off")
       case "die":

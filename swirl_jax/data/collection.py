@@ -3,14 +3,16 @@
 A collector is a module of `data/collectors/` with `DEFAULTS`, what `config.world.*` may say;
 `check(settings)`, which raises ValueError; `episodes(settings)`; `TIME_LIMIT`, seconds of one;
 `PACKAGES`, whose versions are noted as a collection begins, in `versions.json`, and have to stay;
-and `session(settings)`, a context manager that opens the environment once and gives
-`play(episode) -> Played`, a pure function of (settings, episode).
+`VERSION`, raised whenever its code gives other lines; and `session(settings)`, a context manager
+that opens the environment once and gives `play(episode) -> Played`, a pure function of (settings,
+episode).
 
 Worker processes play the episodes, each in a session of its own. What an episode gave is one line
 of `episodes.jsonl`, appended as soon as it is there: a collection that was killed goes on behind
-it, and the order in which workers finish doesn't show in the result. An episode that fails or
-exceeds the time limit is dropped whole, listed with its reason and not tried again; its worker
-starts anew.
+it, and the order in which workers finish doesn't show in the result. An episode that fails is
+dropped whole, listed with its reason and not tried again; its worker starts anew. Where the process
+died or the time limit was exceeded, which may have been the machine's fault, a new worker tries
+once more.
 """
 
 import contextlib
@@ -178,12 +180,15 @@ def _play(
           episode = todo.get_nowait()
         except queue.Empty:
           return
-        if worker is None:
-          worker = _Worker(module, settings, folder, stop)
-        entry = worker.ask(episode, limit)
-        if "dropped" in entry:
-          worker.kill()
-          worker = None
+        for _ in range(2):
+          if worker is None:
+            worker = _Worker(module, settings, folder, stop)
+          entry, lost = worker.ask(episode, limit)
+          if "dropped" in entry:
+            worker.kill()
+            worker = None
+          if not lost:
+            break
         done.put(entry)
     except BaseException as error:  # the caller raises it
       done.put(error)
@@ -232,36 +237,37 @@ class _Worker:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
       )  # fmt: skip
     self._held = b""
-    answer = self._exchange(dict(settings), START_LIMIT)
+    answer, _ = self._exchange(dict(settings), START_LIMIT)
     if "ready" not in answer:
       self.kill()
       raise CollectionError(
         f"{module}: the environment doesn't open: {answer['dropped']}. {self._log} has more."
       )
 
-  def ask(self, episode: Episode, limit: float) -> dict[str, Any]:
-    """{"episode", "lines", "counts"}, or {"episode", "dropped": why}."""
-    return {"episode": episode.name, **self._exchange(episode._asdict(), limit)}
+  def ask(self, episode: Episode, limit: float) -> tuple[dict[str, Any], bool]:
+    """{"episode", "lines", "counts"}, or {"episode", "dropped": why}; whether no answer came."""
+    answer, lost = self._exchange(episode._asdict(), limit)
+    return {"episode": episode.name, **answer}, lost
 
-  def _exchange(self, question: Any, limit: float) -> dict[str, Any]:
+  def _exchange(self, question: Any, limit: float) -> tuple[dict[str, Any], bool]:
     try:
       self._process.stdin.write((json.dumps(question) + "\n").encode())
       self._process.stdin.flush()
     except OSError:
-      return {"dropped": "its process died"}
+      return {"dropped": "its process died"}, True
     out, end = self._process.stdout.fileno(), time.monotonic() + limit
     while b"\n" not in self._held:
       if self._stop.is_set():
-        return {"dropped": "the collection was stopped"}  # nobody reads it any more
+        return {"dropped": "the collection was stopped"}, False  # nobody reads it any more
       if time.monotonic() > end:
-        return {"dropped": f"it took more than {limit:g} s"}
+        return {"dropped": f"it took more than {limit:g} s"}, True
       if select.select([out], [], [], min(0.2, max(0.0, end - time.monotonic())))[0]:
         read = os.read(out, 1 << 20)
         if not read:
-          return {"dropped": "its process died"}
+          return {"dropped": "its process died"}, True
         self._held += read
     line, _, self._held = self._held.partition(b"\n")
-    return json.loads(line)
+    return json.loads(line), False
 
   def kill(self) -> None:
     """Ends the process and those that it started."""

@@ -77,7 +77,7 @@ def load(folder: str, *, texts: bool = False) -> Clip:
     import onnxruntime
   except ImportError:
     raise ValueError(
-      "CLIP is run by onnxruntime, which isn't installed: pip install 'swirl_jax[visual]'."
+      "CLIP is run by onnxruntime, which isn't installed: pip install -e '.[visual]'."
     ) from None
 
   @functools.cache

@@ -79,6 +79,16 @@ def test_what_goes_wrong_is_dropped_whole_and_listed(tmp_path):
   assert "a dial came off" in (tmp_path / "workers.log").read_text()
 
 
+def test_a_death_and_a_slow_moment_are_forgiven_once(tmp_path):
+  log, wrong = tmp_path / "log", {"2": "die once", "3": "hang once", "5": "raise", "6": "die"}
+  found = collect(tmp_path / "data", wrong=wrong, log=str(log))
+  assert found.dropped == {"e5": "KeyError: 'a dial came off'", "e6": "its process died"}
+  whole = collect(tmp_path / "whole").episodes
+  assert found.episodes == [e for i, e in enumerate(whole) if i not in (5, 6)]
+  played = log.read_text().split()
+  assert [played.count(str(i)) for i in range(12)] == [1, 1, 2, 2, 1, 1, 2, 1, 1, 1, 1, 1]
+
+
 def test_an_environment_that_does_not_work_is_one_error(tmp_path):
   with pytest.raises(collection.CollectionError, match="does.*open: RuntimeError: no dials here"):
     collect(tmp_path, opens=False)
@@ -157,6 +167,14 @@ def test_a_collection_has_one_version_of_each_package(tmp_path, known, monkeypat
   said = f"was begun with numpy {version}, now it is 0.1: install {version} to go on, or remove"
   with pytest.raises(ValueError, match=f"dials_.* {re.escape(said)} the folder"):
     builders.get("dials", other, str(tmp_path))
+
+
+def test_another_version_of_the_collector_plays_anew(tmp_path, known, monkeypatch):
+  settings = {"episodes": 60, "labelled": 50}
+  builders.get("dials", settings, str(tmp_path), workers=2)
+  monkeypatch.setattr(dials, "VERSION", 2)
+  builders.get("dials", settings, str(tmp_path), workers=2)
+  assert len(list(tmp_path.glob("dials_*/transitions.jsonl"))) == 2
 
 
 def test_an_action_that_led_to_several_states_is_left_out():

@@ -1,6 +1,7 @@
 """Worlds whose transitions come from playing an environment: collected once, into a file of lines.
 
-The folder of a collection, `NAME_DIGEST` in the data folder, holds `episodes.jsonl` and
+The folder of a collection, `NAME_DIGEST` in the data folder, the digest of the settings and of the
+collector's `VERSION`, holds `episodes.jsonl` and
 `versions.json` (see `collection.py`), `transitions.jsonl`, which is in the format of docs/world.md,
 and `collection.json`: settings, versions, counts, and every dropped episode with its reason.
 What a state hides can make a transition no function of (x, z): all lines of an (x, z) that led to
@@ -50,7 +51,9 @@ def world(
     raise ValueError(f"the vocabulary of the world {name!r} is that of its data: set "
                      "config.data.dir, the folder that it is collected into.")  # fmt: skip
   own = {key: value for key, value in settings.items() if key not in COMMON}
-  folder = pathlib.Path(data_dir) / f"{name}_{text_world.settings_digest(own)}"
+  version = importlib.import_module(module).VERSION
+  digest = text_world.settings_digest({**own, "collector": version})
+  folder = pathlib.Path(data_dir) / f"{name}_{digest}"
   read = functools.partial(_read, module, own, folder, settings, workers)
   return text_world.make(name, {"name": name, **settings}, folder / _LINES, data_dir, read)
 

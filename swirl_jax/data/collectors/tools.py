@@ -51,6 +51,7 @@ VERSION = "2026.3.23"
 INSTALL = f"pip install -e '.[tools]' && pip install --no-deps bfcl-eval=={VERSION}"
 TIME_LIMIT = 60.0  # seconds of one episode
 PACKAGES = ("bfcl-eval", "mpmath")
+VERSION = 1
 
 BEFORE = 12  # at most so many calls, a number drawn by seed, come before the first recorded one
 WORDS = 4  # of a file, a message or a title of a scenario that are kept

@@ -44,7 +44,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow
     from pyarrow import parquet
   except ImportError:
-    raise ValueError("parquet files need pyarrow: pip install 'swirl_jax[visual]'.") from None
+    raise ValueError("parquet files need pyarrow: pip install -e '.[visual]'.") from None
   try:
     with parquet.ParquetFile(path) as file:
       there = file.schema_arrow.names

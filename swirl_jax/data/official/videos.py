@@ -100,7 +100,7 @@ def _opened(video: Path) -> Iterator[tuple[Any, Any]]:
   try:
     import av
   except ImportError:
-    raise ValueError("videos need PyAV: pip install 'swirl_jax[visual]'.") from None
+    raise ValueError("videos need PyAV: pip install -e '.[visual]'.") from None
   try:
     with av.open(str(video)) as container:
       if not container.streams.video:

@@ -196,7 +196,7 @@ def test_a_wrong_setting_is_named(installed, wrong, complaint):
 
 def test_a_missing_package_is_named(installed, monkeypatch):
   monkeypatch.setattr(scienceworld.importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(ValueError, match=r"not installed; pip install 'swirl_jax\[scienceworld\]'"):
+  with pytest.raises(ValueError, match=r"not installed; pip install -e '\.\[scienceworld\]'"):
     scienceworld.check(scienceworld.DEFAULTS)
 
 
@@ -331,6 +331,18 @@ def test_a_gold_path_as_the_authors_wrote_it():
   ]
   assert played.counts == {"unchanged": 1, "too_long": 0}
   assert house.taken == ["wait1", *House.gold]
+
+
+def test_gold_paths_and_random_commands_go_in_the_same_words():
+  class Doors(House):
+    gold = ("go to lamp",)
+
+    def step(self, command):
+      self.on = self.on or command in ("go to lamp", "go lamp")
+      return super().step(command)
+
+  (line,) = scienceworld.play(Doors(), SETTINGS, episode("gold")).lines
+  assert line["z"] == "go lamp"
 
 
 def test_an_answer_that_nothing_asks_for_is_not_taken():
