@@ -147,8 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   port = free_port() if args.port is None else args.port
   try:
     return run(args.command, processes=args.processes, port=port, grace=args.grace)
-  except FileNotFoundError:
-    print(f"[launch] no such program: {args.command[0]!r}", file=sys.stderr)
+  except OSError as error:
+    print(f"[launch] no such program: {args.command[0]!r} ({error.strerror})", file=sys.stderr)
     return 127
 
 

@@ -16,7 +16,10 @@ SWIRL_COORDINATOR=auto: jax.distributed finds its peers from the slice's own met
   --skip_install  the workers have this checkout and its packages already
 
   launch/tpu_slice.sh --tpu=my-slice --zone=us-east5-a -- \
-    python -m swirl_jax.main --config=configs/minigrid.py --workdir=/mnt/shared/runs/minigrid
+    python -m swirl_jax.main --config=configs/minigrid.py --workdir=/mnt/shared/runs/minigrid \
+    --config.mesh.data=16
+
+The product of the mesh's axes is the number of the slice's chips, here 16.
 USAGE
 }
 
@@ -68,7 +71,7 @@ if [[ "$install" == 1 ]]; then
     tar -xzf ~/swirl-source.tar.gz -C ~/swirl_jax
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
       || { echo 'error: Python 3.11 or newer is needed on the TPU VM' >&2; exit 2; }
-    [ -d ~/swirl-venv ] || python3 -m venv ~/swirl-venv
+    [ -x ~/swirl-venv/bin/pip ] || python3 -m venv --clear ~/swirl-venv
     cd ~/swirl_jax && ~/swirl-venv/bin/pip install --quiet -e '.[tpu]'"
 fi
 

@@ -114,17 +114,18 @@ def compare(config: Mapping[str, Any], workdir: str, parallel: int) -> str:
 
   jax.config.update("jax_platforms", "cpu")  # here; an accelerator is for the runs' processes
   from swirl_jax import comparison, comparison_page, findings, start
-  from swirl_jax.files import check_config, write_json_atomic
+  from swirl_jax.files import check_config, folder_to_write, write_json_atomic
   from swirl_jax.settings import from_config
   from swirl_jax.typed import build
 
   plan = build(comparison.Comparison, config, "config")
   folder = pathlib.Path(workdir)
   if (folder / "config.json").exists():
-    check_config(json.loads((folder / "config.json").read_text()), dict(config), ("seeds",))
+    saved = json.loads((folder / "config.json").read_text())
+    check_config(saved, dict(config), ("seeds", "run.mesh"))
   data = plan.run["data"]["dir"] or str(folder / "data")
 
-  folder.mkdir(parents=True, exist_ok=True)
+  folder_to_write("workdir", workdir)
   write_json_atomic(folder / "config.json", json.loads(json.dumps(dict(config))))
   first = comparison.seed_config(plan, plan.tuning_seed, {}, data)
   start.world_of(from_config(first)).prepare(data)  # once, before the runs share it

@@ -54,6 +54,8 @@ def export(
   workdir: str, out: str, *, dtype: str = "float32", shard_bytes: int, overwrite: bool = False
 ) -> list[pathlib.Path]:
   """Writes both models of a run's newest whole checkpoint; the folders."""
+  if not out:
+    raise ValueError("out = '': allowed is a folder.")
   folders = {name: pathlib.Path(out) / name for name in MODELS}
   for folder in folders.values():
     hf_export.refuse_full(folder, overwrite=overwrite)

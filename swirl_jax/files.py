@@ -27,6 +27,8 @@ def folder_to_write(field: str, path: str) -> Path:
   """The folder, made if it isn't there. ValueError, which names the field, where nothing can be
   written into it.
   """
+  if not path:
+    raise ValueError(f"{field} = '': allowed is a folder.")
   folder = Path(path)
   try:
     folder.mkdir(parents=True, exist_ok=True)

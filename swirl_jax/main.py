@@ -29,6 +29,7 @@ def main(argv):
   from swirl_jax import train
   from swirl_jax.checkpoint import CheckpointError, is_disk_full
   from swirl_jax.data.collection import CollectionError
+  from swirl_jax.models.safetensors_files import CheckpointFilesError
   from swirl_jax.stage_run import Preempted, TrainingError
 
   workdir = flags.FLAGS.workdir
@@ -46,7 +47,7 @@ def main(argv):
       "goes on from here.",
       flush=True,
     )
-  except (TrainingError, CheckpointError) as error:
+  except (TrainingError, CheckpointError, CheckpointFilesError) as error:
     process.leave(f"Stopped: {error}")
   except Exception as error:
     if is_disk_full(error):

@@ -98,9 +98,9 @@ class JsonlLog:
     self.close()
     if jax.process_index() != 0 or not self.path.exists():
       return
-    kept = "".join(line for line, row in _lines(self.path) if row["position"] <= position)
+    kept = b"".join(line for line, row in _lines(self.path) if row["position"] <= position)
     with replacing(self.path) as temporary:
-      temporary.write_bytes(kept.encode())
+      temporary.write_bytes(kept)
 
   def close(self) -> None:
     if self._file is not None:
@@ -112,7 +112,7 @@ class JsonlLog:
     if self.path.exists():
       lines = list(_lines(self.path))
       self._last = lines[-1][1]["position"] if lines else None
-      os.truncate(self.path, sum(len(line.encode()) for line, _ in lines))  # drops a torn line
+      os.truncate(self.path, sum(len(line) for line, _ in lines))  # drops a torn line
     self._file = open(self.path, "a", encoding="utf-8")
 
 
@@ -311,11 +311,11 @@ def _commit(folder: Path) -> str | None:
     return None
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
   """(line with its end, row) for each whole line."""
-  with open(path, encoding="utf-8", errors="replace", newline="\n") as f:
+  with open(path, "rb") as f:
     for number, line in enumerate(f, 1):
-      if not line.endswith("\n"):
+      if not line.endswith(b"\n"):
         return  # only the last line can lack its end: torn
       try:
         row = json.loads(line)
@@ -323,7 +323,8 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
       except ValueError:
         whole = False
       if not whole:
-        raise ValueError(f"{path}, line {number}: found {line[:60]!r}, expected a JSON object "
+        found = line[:60].decode(errors="replace")
+        raise ValueError(f"{path}, line {number}: found {found!r}, expected a JSON object "
                          "with an int position. Only the last line of a run may be torn.")
       yield line, row
 

@@ -251,13 +251,16 @@ def _rival(
     start = dict.fromkeys(warm, f"{name}-warm")
     warmup = _shared_warmup(f"{name}-warmup", name, settings, f"{name}-warm")
     stages.append(dataclasses.replace(warmup, splits=("validation",)))  # it is no method
-  given = {"phase1": updates["y"], "phase2": updates["z"]}
-  phases = {
-    kind: dataclasses.replace(
-      s, steps=s.steps or given[kind] // (rival.iterations * s.inner_epochs)
-    )
-    for kind, s in rival.phases
-  }
+  given, phases = {"phase1": updates["y"], "phase2": updates["z"]}, {}
+  for kind, s in rival.phases:
+    steps, rest = divmod(given[kind], rival.iterations * s.inner_epochs)
+    if rest and not s.steps:
+      raise ValueError(
+        f"rivals.{name}.{kind}.steps = 0: SWIRL's {given[kind]} updates of this model don't divide "
+        f"into {rival.iterations} iterations of {s.inner_epochs} inner epochs; allowed is a whole "
+        "number from 1."
+      )
+    phases[kind] = dataclasses.replace(s, steps=s.steps or steps)
   results = {"y": name, "z": name if rival.weights == "shared" else f"{name}-idm"}
   found = _alternation(name, phases, tuple(phases) * rival.iterations, start, results)
   return stages + found if found else []

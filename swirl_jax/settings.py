@@ -15,6 +15,7 @@ from swirl_jax.data import transitions
 from swirl_jax.models import huggingface, variants, vocabulary
 from swirl_jax.models.transformer import TransformerConfig
 from swirl_jax.optimizer import AdamW
+from swirl_jax.sampling import Decoding
 from swirl_jax.typed import build, convert
 
 WEIGHTS = ("separate", "shared")
@@ -37,6 +38,11 @@ def _at_least(name: str, value: int, low: int) -> None:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
   if value not in allowed:
     raise ValueError(f"{name} = {value!r}: allowed are {list(allowed)}.")
+
+
+def _once(name: str, values: tuple[str, ...]) -> None:
+  if len(set(values)) != len(values):
+    raise ValueError(f"{name} = {values}: allowed is each of them once.")
 
 
 def _one_turn(name: str, stage: "SftSettings") -> None:
@@ -64,6 +70,7 @@ class OptimizerSettings:
     if not 0.0 < self.learning_rate < float("inf"):
       raise ValueError(f"learning_rate = {self.learning_rate}: allowed is a number above 0.")
     _at_least("warmup_steps", self.warmup_steps, 0)
+    self.build()  # which refuses what AdamW can't have
 
   def build(self) -> AdamW:
     names = ("weight_decay", "clip_norm", "schedule", "mu_dtype")
@@ -162,9 +169,10 @@ class PhaseSettings(phases.Algorithm):
     for name in ("clip_low", "clip_high"):
       if not getattr(self, name) >= 0:
         raise ValueError(f"{name} = {getattr(self, name)}: allowed is 0 or more.")
-    for count in ("prompts", "anchor", "keep"):
+    Decoding(length=1, group=self.group, end=None, top_k=self.top_k, top_p=self.top_p)  # may refuse
+    for count in ("prompts", "keep"):
       value = getattr(self, count)
-      if self.micro_batch and value % self.micro_batch and count != "anchor":
+      if self.micro_batch and value % self.micro_batch:
         raise ValueError(
           f"micro_batch = {self.micro_batch}: {count} = {value} is not a multiple of it."
         )
@@ -282,6 +290,7 @@ class EvaluationSettings:
         _at_least(field.name, getattr(self, field.name), 1)
     for name in self.splits:
       _one_of("splits", name, transitions.EVALUATION_SPLITS)
+    _once("splits", self.splits)
     if "validation" not in self.splits:
       raise ValueError(f"splits = {self.splits}: validation is always scored.")
 
@@ -298,6 +307,10 @@ class MeshSettings:
   tensor: int = 1
   rollout_gather: bool = False
   offload_frozen: bool = False
+
+  def __post_init__(self):
+    for axis in ("data", "fsdp", "tensor"):
+      _at_least(axis, getattr(self, axis), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -356,7 +369,9 @@ class Settings:
         raise ValueError(f"data.{name} = 0: allowed with `pretrained` is a whole number from 1.")
       if not self.pretrained and getattr(self.data, name):
         raise ValueError(f"data.{name}: without `pretrained` the world decides it; allowed is 0.")
-    _at_least("seed", self.seed, 0)
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(f"seed = {self.seed}: allowed is a whole number from 0 to 2**32 - 1.")
+    _once("compare", self.compare)
     _one_turn("pretrain", self.pretrain)
     _one_turn("warmup_idm", self.warmup_idm)
     if "name" not in self.world:

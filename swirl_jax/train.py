@@ -51,7 +51,7 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
   Raises ValueError, before anything expensive, for a config that can't be or isn't that of the work
   directory, and for a work directory in which another process is at work.
   """
-  if "://" in workdir:
+  if not workdir or "://" in workdir:
     raise ValueError(f"workdir = {workdir!r}: allowed is a path of a mounted file system.")
   settings = from_config(config)
   mesh = sharding.make_mesh(
@@ -65,9 +65,9 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
     for stage in make_plan(settings):
       programs.stage_spec(stage, players)
     checkpoint = start.check_pretrained(settings, folder)
-    if not (folder / "config.json").exists():
-      record_start(config, folder)
     data = inputs.load(settings, world, start.data_dir(settings, folder))
+    if not (folder / "config.json").exists():  # from here on the folder is this config's
+      record_start(config, folder)
     if is_first():
       write_json_atomic(folder / "dataset.json", {**data.summary, **checkpoint})
     return Job(config, settings, folder, mesh, players, data, lock.pop_all())

@@ -62,7 +62,10 @@ def open_run(workdir: str) -> Iterator[TrainedRun]:
     raise ValueError(
       f"workdir = {workdir!r}: no config.json there, so it isn't the folder of a run."
     )
-  settings = from_config(json.loads(path.read_text()))
+  try:
+    settings = from_config(json.loads(path.read_text()))
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
   world = start.world_of(settings, folder)
   players = players_of(settings, world)
   if players.fwm.config.lora_rank:  # the base that its adapters stand on is in no checkpoint

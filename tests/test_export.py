@@ -110,6 +110,15 @@ def test_a_model_that_no_family_describes_names_the_setting(tmp_path):
   assert not (tmp_path / "out" / "fwm").exists()
 
 
+def test_a_damaged_config_and_a_missing_folder_are_named(tmp_path):
+  fake_run(tmp_path)
+  with pytest.raises(ValueError, match="out = '': allowed is a folder"):
+    export.export(str(tmp_path), "", shard_bytes=10**9)
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(ValueError, match="config.json: Expecting"):
+    export.export(str(tmp_path), str(tmp_path / "out"), shard_bytes=10**9)
+
+
 def test_a_folder_that_is_no_run(tmp_path):
   with pytest.raises(ValueError, match="no config.json there, so it isn't the folder of a run"):
     export.export(str(tmp_path), str(tmp_path / "out"), shard_bytes=10**9)

@@ -73,7 +73,8 @@ def test_a_torn_last_line(tmp_path, torn):
   assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("torn", [b'{"posi\n', b"[1]\n", b'{"a": 1}\n', b"\n"])
+@pytest.mark.parametrize("torn", [b'{"posi\n', b"[1]\n", b'{"a": 1}\n', b"\n",
+                                  b'{"position": 1, "a": "\xff"}\n'])  # fmt: skip
 def test_a_torn_line_in_the_middle(tmp_path, torn):
   path = tmp_path / "a.jsonl"
   content = b'{"position": 1}\n' + torn + b'{"position": 2}\n'

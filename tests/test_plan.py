@@ -177,6 +177,12 @@ def test_rivals():
   assert [r[0] for r in rows(none, "name")[3:]] == ["sure", *["turns-phase2"] * 3]
 
 
+def test_a_rivals_iterations_share_out_all_of_swirls_updates():
+  turns = {"turns": RIVALS["turns"]}
+  with pytest.raises(ValueError, match="rivals.turns.phase1.steps = 0: SWIRL's 10 updates .* 3 it"):
+    plan.make_plan(made(rivals=turns, compare=("turns",), phase1__steps=5))
+
+
 def test_inner_epochs_are_updates():
   s = made(rivals=RIVALS, compare=tuple(RIVALS), phase1__steps=6, phase1__inner_epochs=3)
   stages = {(x.name, x.iteration): x for x in plan.make_plan(s)}

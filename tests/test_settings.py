@@ -145,6 +145,12 @@ WRONG = [
   # Values that cannot be.
   ("weights", "both", "weights = 'both': allowed are ['separate', 'shared']"),
   ("seed", -1, "seed = -1: allowed is a whole number from 0"),
+  ("seed", 2**32, "seed = 4294967296: allowed is a whole number from 0 to 2**32 - 1"),
+  ("mesh.fsdp", 0, "config.mesh: fsdp = 0: allowed is a whole number from 1"),
+  ("compare", ("labels_only", "labels_only"), "allowed is each of them once"),
+  ("evaluation.splits", ("validation", "validation"), "config.evaluation: splits = "),
+  ("phase1.top_p", 0.0, "config.phase1: decoding.top_p = 0.0: allowed is more than 0"),
+  ("warmup_fwm.optimizer.weight_decay", -1.0, "weight_decay = -1.0: allowed is 0 or more"),
   ("phase1.group", 1, "config.phase1: group = 1: allowed is a whole number from 2"),
   ("phase2.prompts", 0, "config.phase2: prompts = 0: allowed is a whole number from 1"),
   ("phase1.keep", 65, "config.phase1: keep = 65: allowed is at most prompts = 64"),

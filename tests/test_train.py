@@ -294,7 +294,8 @@ def test_bad_settings_get_one_clear_error(override, said, tmp_path):
   code, out = run(tmp_path / "run", override)
   assert code != 0 and "Traceback" not in out, out
   assert said in out
-  assert not (tmp_path / "run" / "checkpoints").exists()
+  left = [tmp_path / "run" / name for name in ("checkpoints", "config.json")]
+  assert not any(path.exists() for path in left)  # the mended command starts there
 
 
 def test_an_error_in_a_configs_own_code_is_shown_whole(tmp_path):

@@ -7,6 +7,7 @@ what was found and what is allowed.
 import collections
 import hashlib
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -79,8 +80,12 @@ def _object(raw: bytes) -> dict[str, Any]:
   except UnicodeDecodeError as error:
     place = f"byte {raw[error.start]:#x} at place {error.start + 1}"
     raise Refused(f"the line has the {place}, must be UTF-8") from None
+
+  def number(digits):
+    return float(digits) if math.isfinite(float(digits)) else finite(digits)
+
   try:
-    found = json.loads(text, object_pairs_hook=once, parse_constant=finite)
+    found = json.loads(text, object_pairs_hook=once, parse_constant=finite, parse_float=number)
   except Refused:
     raise
   except (ValueError, RecursionError) as error:

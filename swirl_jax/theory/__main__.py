@@ -58,11 +58,10 @@ def run(config: dict, workdir: str) -> str:
   from swirl_jax import files, metrics, whole_files
   from swirl_jax.theory import results
 
-  jobs, folder = prepare(config), pathlib.Path(workdir)
+  jobs, folder = prepare(config), files.folder_to_write("workdir", workdir)
   there = folder / "config.json"
   if there.exists():
     files.check_config(json.loads(there.read_text()), config, ())
-  folder.mkdir(parents=True, exist_ok=True)
   versions = metrics.versions()
   files.write_json_atomic(there, config)
   files.write_json_atomic(folder / "versions.json", versions)

@@ -80,6 +80,7 @@ def without(name):
     (b'{"x": "\xff"}', "the line has the byte 0xff at place 8, must be UTF-8"),
     ('{"x": "a", "x": "b"}', "x is there 2 times, must be there once"),
     ('{"x": "a", "turn": NaN}', "a number is 'NaN', must be finite"),
+    ('{"x": "a", "episode": 1e999}', "a number is '1e999', must be finite"),
     (without("x"), "x is missing, must be text"),
     (without("y"), "y is missing, must be text"),
     (without("episode"), "episode is missing, must be text or a number"),
@@ -134,6 +135,15 @@ def test_a_checkpoints_tokenizer_refuses_what_is_too_long(tmp_path):
   assert not list((tmp_path / "data").rglob("*.json"))
   own = dataclasses.replace(own, action_len=7)
   assert own.prepare(str(tmp_path / "data")).info.splits["test"].num_examples > 0
+
+
+def test_a_tokenizer_that_has_no_words_is_refused(tmp_path, monkeypatch):
+  reader = fast_tokenizers.train_bpe(["dial"], vocab_size=262)
+  # What transformers makes of a folder without tokenizer.json.
+  monkeypatch.setattr(fast_tokenizers.FastTokenizer, "encode", lambda self, text: [])
+  own = dataclasses.replace(world(tmp_path, dials()), reader=reader, state_len=11, action_len=6)
+  with pytest.raises(ValueError, match="own.jsonl, line 1: x is 0 tokens by this tokenizer, must"):
+    own.prepare(str(tmp_path / "data"))
 
 
 @pytest.mark.parametrize(

@@ -327,6 +327,8 @@ def _misfits(source: Source, world: World) -> Iterator[tuple[int, str]]:
       for name, limit in limits.items():
         text = getattr(n, name) if name == "z" else source.spell(getattr(n, name))
         count, most = len(world.tokenizer.encode(text)), getattr(world, limit)
+        if text and not count:
+          raise Refused(f"{name} is 0 tokens by this tokenizer, must be 1 or more")
         if count > most:
           raise Refused(f"{name} is {count} tokens, must be at most config.data.{limit} = {most}")
     except Refused as error:
