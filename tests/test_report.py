@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import pytest
 
-from swirl_jax import charts, findings, report
+from swirl_jax import charts, findings, pages, report
 
 EXACT = {"warmup": 0.55, "labels_only": 0.58, "pseudo_labels": 0.72, "paper_phase1": 0.6,
          "swirl": 0.8}  # fmt: skip
@@ -341,6 +341,120 @@ def test_null_breaks_a_curve(tmp_path):
   (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
   _, text = page(tmp_path)
   assert "Phase I: the FWM learns" in text
+  assert len(re.findall(r'<path d="M[^"]*" fill="none"', text)) == 2
+
+
+def test_text_of_the_user_is_escaped(tmp_path):
+  fabricate(tmp_path, pairs=[("red <green> blue", "go", "blue"), *PAIRS[:5]])
+  config = json.loads((tmp_path / "config.json").read_text())
+  config["world"]["name"] = "col<ours>"
+  config["rivals"]["labels_only"]["title"] = "Labels <only>"
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  samples = json.loads((tmp_path / "samples.json").read_text())
+  samples["gallery"].append(samples["gallery"][0] | {"method": "labels_only"})
+  (tmp_path / "samples.json").write_text(json.dumps(samples))
+  _, text = page(tmp_path)
+  for raw, found in (
+    ("col<ours>", "<b>SWIRL</b> on col&lt;ours&gt;"),
+    ("Labels <only>", "</i>Labels &lt;only&gt;"),
+    ("Labels <only>", "<figcaption>Labels &lt;only&gt; ✗"),
+    ("red <green> blue", 'alt="red &lt;green&gt; blue"'),
+  ):
+    assert raw not in text and found in text
+  assert report._text(("<b>",), (0,)) == '<p class="state"><mark>&lt;b&gt;</mark></p>'
+
+
+def test_pieces_of_pages_escape_what_they_are_given():
+  assert pages.absent("a <b>") == '<p class="missing">a &lt;b&gt;</p>'
+  drawn = pages.chart("a <b>", [charts.Line("c <d>", [0], [0.0], "#123456", points=True)])
+  assert "<h3>a &lt;b&gt;</h3>" in drawn and "c &lt;d&gt;</span>" in drawn
+  assert "<b>" not in drawn and "<d>" not in drawn
+
+
+def test_a_card_is_wrong_where_one_prediction_is(tmp_path):
+  """The warm-up's are wrong in two of three; SWIRL's are all right."""
+  pairs = [("a", "go", "b"), ("c", "go", "b"), ("d", "stop", "e")]
+  _, text = page(fabricate(tmp_path, pairs=pairs))
+  assert text.count('class="card wrong"') == 2
+
+
+def test_a_film_outlines_what_is_wrong_in_each_prediction():
+  turns = [{"x": "a", "z": "go", "prediction": "b", "truth": "c"},
+           {"x": "c", "z": "go", "prediction": "d", "truth": "e"}]  # fmt: skip
+  film = report._film(turns, lambda state, truth="": f"[{state}{truth}]")
+  assert re.findall(r"\[.*?\]", film) == ["[a]", "[c]", "[e]", "[a]", "[bc]", "[de]"]
+
+
+def test_the_last_iteration_is_dark_and_those_before_it_are_pale(tmp_path):
+  run = findings.read(fabricate(tmp_path))
+  for phase, stage, dark in (("I", "phase1", report.FWM), ("II", "phase2", report.IDM)):
+    found = {line.name: line.color for line in report._curves(run, "reward", stage)}
+    assert found[f"Phase {phase}, iteration 2"] == dark
+    assert found[f"Phase {phase}, iteration 1"] == report.PALE[stage][0] != dark
+
+
+# -- findings --------------------------------------------------------------------------------------
+
+
+def folder(steps=(), evaluations=()):
+  return findings.RunFolder({}, {}, {}, {}, steps, evaluations, ())
+
+
+def test_a_reward_is_compared_within_its_stage_and_iteration():
+  """It falls in Phase I of the second; over both, and on to Phase II, it rises."""
+
+  def run(slope):
+    steps = [
+      {"stage": "phase1", "iteration": i, "reward": (0, -3.0, -0.5)[i] + (0, 0.1, slope)[i] * t}
+      for i in (1, 2)
+      for t in range(10)
+    ]
+    steps += [{"stage": "phase2", "iteration": 2, "reward": 0.0}] * 10
+    scores = (("warmup", "warmup_fwm", 0, 0.5), ("swirl", "phase1", 1, 0.6),
+              ("swirl", "phase1", 2, 0.55))  # fmt: skip
+    return folder(steps, [
+      {"method": method, "model": "fwm", "split": "validation", "stage": stage, "iteration": i,
+       "metrics": {"exact": exact}} for method, stage, i, exact in scores])  # fmt: skip
+
+  assert findings.gamed(run(-0.03)) == []
+  (said,) = findings.gamed(run(0.03))
+  assert said.startswith("Phase I, iteration 2: the reward rose (-0.48 to -0.2")
+
+
+def test_a_choice_that_is_level_with_one_sample_is_not_good():
+  """Right as often in every episode: the lead is 0 without an interval around it."""
+  row = {"method": "warmup", "model": "best_of", "split": "validation",
+         "metrics": {"n": 8, "pick": 0.5, "pass": 0.9, "single": 0.5}}  # fmt: skip
+  for correct, good in (([5, 5], False), ([6, 6], True)):
+    counts = {"correct": correct, "size": [10, 10], "single": [40, 40]}
+    pick = {"pick": correct[0] / 10}
+    best = row | {"metrics": row["metrics"] | pick, "by_episode": counts}
+    assert findings.regime(folder(evaluations=[best]))[2].good is good
+
+
+def test_seconds_are_those_of_steps_and_of_annotating():
+  steps = [
+    {"method": "a", "perf": {"seconds": 2.0, "annotating": 3.0}},
+    {"method": "a", "perf": {"seconds": 1.0}},
+    {"method": "b", "perf": {"seconds": 9.0}},
+    {"method": "a"},
+  ]
+  assert findings.seconds(folder(steps), "a") == 6.0
+
+
+def test_scores_on_further_splits_are_those_of_each_method(tmp_path):
+  found = findings.methods(findings.read(fabricate(tmp_path)))
+  assert {m.name: m.further for m in found} == {n: {"heldout": v} for n, v in EXACT.items()}
+
+
+def test_scores_by_phase_have_the_places_of_all_splits(tmp_path):
+  """Of the phases only the last two were tested."""
+  run = findings.read(fabricate(tmp_path))
+  places = ["warm-up", "I · 1", "II · 1", "I · 2", "II · 2"]
+  names, scores = findings.by_phase(run, "test")
+  assert names == places and findings.by_phase(run, "validation")[0] == places
+  assert scores == {"fwm": [EXACT["warmup"], None, None, EXACT["swirl"], None],
+                    "idm": [0.93, None, None, None, 0.93 + 0.02 * 2]}  # fmt: skip
 
 
 # -- charts ----------------------------------------------------------------------------------------
@@ -372,6 +486,33 @@ def test_a_point_stands_where_it_should():
   root = ElementTree.fromstring(charts.line_chart([line], width=520, height=250))
   found = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter() if c.get("cx")]
   assert found == [(46.0, 216.0), (508.0, 12.0)]
+
+
+def test_a_curve_is_broken_where_a_value_is_none():
+  runs = charts._runs(range(6), [0.0, 1.0, None, None, 4.0, None])
+  assert runs == [[(0, 0.0), (1, 1.0)], [(4, 4.0)]]
+
+
+def test_words_of_charts_are_escaped():
+  line = charts.Line("a", [0, 1], [0.0, 1.0], "#123456")
+  drawn = charts.line_chart([line], names=["<x>", "y"], x_label="s<t")
+  assert ">&lt;x&gt;</text>" in drawn and ">s&lt;t</text>" in drawn
+  assert "<i>" not in charts.bars([("<i>", [0.5])], ["#123456"])
+  assert ">a&lt;b</span>" in charts.legend([("a<b", "#123456", False)])
+
+
+def test_a_whisker_ends_at_the_edges():
+  drawn = charts.whisker(1.4, -0.2, 2.0, "#123456")
+  assert 'd="M6.0 11H184.0"' in drawn and 'cx="184.0"' in drawn
+  drawn = charts.whisker(0.5, 0.25, 0.75, "#123456")
+  assert 'd="M50.5 11H139.5"' in drawn and 'cx="95.0"' in drawn
+
+
+def test_small_bars_fill_the_height():
+  """Their axis ends where the largest does, not at 1."""
+  root = ElementTree.fromstring(charts.bars([("g", [0.02, 0.01])], ["#123456", "#654321"]))
+  found = [float(r.get("height")) for r in root.iter() if r.tag.endswith("rect")]
+  assert found == [184.0, 92.0]
 
 
 def test_png_holds_the_picture():
