@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import comparison as config
-from swirl_jax import compare, comparison, findings, settings
+from swirl_jax import compare, comparison, comparison_page, findings, settings, start
 from swirl_jax.comparison import Comparison
 from swirl_jax.plan import make_plan
 from swirl_jax.typed import build
@@ -208,6 +208,37 @@ def test_the_best_factor_of_each_method_is_chosen():
   assert comparison.chosen({"a": {1.0: 0.5, 0.3: 0.5}}) == {"a": 1.0}
 
 
+# -- its page --------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_the_best_factor_in_bold():
+  tuned = {"a": {1.0: 0.4, 0.3: 0.6}, "b": {1.0: 0.2, 0.3: 0.1}}
+  found = comparison_page._tuning(plan_of(factors=(1.0, 0.3)), tuned, {"a": "A<b>", "b": "B"})
+  assert "<td>A&lt;b&gt;</td><td>0.400</td><td><b>0.600</b></td>" in found
+  assert "<td>B</td><td><b>0.200</b></td><td>0.100</td>" in found
+
+
+def test_the_band_is_from_the_lowest_to_the_highest_seed():
+  values = np.array([[0.1, 0.5], [0.3, 0.2], [0.2, 0.2]])
+  line = comparison_page._band("a", [1, 2], values, "#123456")
+  assert (line.low, line.high) == ([0.1, 0.2], [0.3, 0.5])
+  assert line.y == pytest.approx([0.2, 0.3])
+  alone = comparison_page._band("a", [1, 2], values[:1], "#123456")
+  assert not alone.low and not alone.high
+
+
+def test_costs_on_the_page_are_in_units_of_labels_only():
+  run = folder()
+  costs = {"Labels": "1.0", "Self": "0.0", "SWIRL": "2.5"}
+  rows = [r._replace(name="labels_only") if r.name == "labels" else r
+          for r in comparison.table([run])]  # fmt: skip
+  run.steps.append(step("labels_only", "sft", 0, 0, 1.0))  # for the colour
+  found = comparison_page._methods(rows, [run])
+  for title, cost in costs.items():
+    (line,) = (r for r in found.split("<tr ") if f"</i>{title}</td>" in r)
+    assert line.split("<td>")[-1].startswith(f"{cost}</td>"), title
+
+
 # -- a whole one ---------------------------------------------------------------------------------
 
 SMALL = (
@@ -255,6 +286,20 @@ def test_tuning_decides_the_rates_of_the_seeds(tmp_path, monkeypatch):
   tuned = json.loads((tmp_path / "comparison.json").read_text())["factors"]["labels_only"]
   assert tuned["0.3"] > tuned["1"]
   assert "× 0.3" in (tmp_path / "comparison.html").read_text()
+
+
+def test_a_comparison_does_not_go_on_with_another_run(tmp_path, monkeypatch):
+  def began(*_):
+    raise RuntimeError("began")
+
+  monkeypatch.setattr(start, "world_of", began)
+  c = config.get_config("test").to_dict()
+  (tmp_path / "config.json").write_text(json.dumps(c))
+  with pytest.raises(RuntimeError, match="began"):
+    compare.compare(c | {"seeds": (7,)}, str(tmp_path), 1)
+  c["run"]["phase1"]["steps"] += 1
+  with pytest.raises(ValueError, match=r"run\.phase1\.steps: saved"):
+    compare.compare(c, str(tmp_path), 1)
 
 
 @pytest.mark.parametrize("count, parallel, expected", [
