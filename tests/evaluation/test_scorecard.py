@@ -121,6 +121,19 @@ def result(card):
           "models": {"y": "fwm", "z": "idm"}, "scores": card}  # fmt: skip
 
 
+@pytest.mark.parametrize(
+  ("names", "scale"),
+  [
+    ("exact match ssim clip", 1.0),
+    ("bleu chrf sentence_bleu sentence_chrf rouge_l bert_score", 100.0),
+    ("logp_token logp_sequence psnr lpips clip_direction clip_text_direction", None),
+  ],
+)
+def test_the_scales_of_scores(names, scale):
+  """Shares are of 1, overlaps of 100; None is for what is no share."""
+  assert {page._scale(name) for name in names.split()} == {scale}
+
+
 def test_table_and_page(perfect):
   spoilt = measure(place=0, complete=False)
   for card in (perfect, spoilt, measure(turns=9)):
