@@ -28,6 +28,8 @@ def test_tables():
   (table,) = result().tables
   assert table.csv() == "name,value\nx,0.25\ny,\n"
   assert "<td>0.25</td>" in table.html() and "<td></td>" in table.html()
+  odd = results.Table("t", ("a<b>",), (("<i>",),)).html()
+  assert "<th>a&lt;b&gt;</th>" in odd and "<td>&lt;i&gt;</td>" in odd
   with pytest.raises(ValueError, match="table t: 2 columns; found row"):
     results.Table("t", ("a", "b"), ((1,),))
   assert [results.show(v) for v in (3, 0.12345678, 1e-7, 0.0, True)] == [
