@@ -29,6 +29,8 @@ def test_check_config():
   assert "May change on resume: mesh, steps." in message
   with pytest.raises(ValueError, match="meshes: saved absent"):
     files.check_config(saved, {**saved, "meshes": 1}, {"mesh"})
+  with pytest.raises(ValueError, match="lora: saved {}, now absent"):
+    files.check_config({"seed": 1, "lora": {}}, {"seed": 1}, ())
 
 
 def test_write_json_atomic(tmp_path):
