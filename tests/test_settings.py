@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import defaults, liquid_7b, minigrid, qwen2_5_3b, qwen3_0_6b
+from configs import comparison, defaults, liquid_7b, minigrid, qwen2_5_3b, qwen3_0_6b
 from configs import test as test_config
 from swirl_jax import optimizer, programs, rewards, settings
 from swirl_jax.models import transformer, variants
@@ -344,3 +344,11 @@ def test_specs_of_the_two_phases():
   assert (spec["phase1", True].reference, spec["phase2", True].reference) == ("frozen", "none")
   assert (one.policy.decoding.group, one.latent.decoding.group) == (made.phase1.group, 1)
   assert one.keep == made.phase1.keep and one.anchor
+
+
+def test_a_prior_serves_no_phase2_of_a_rival():
+  c = comparison.get_config("test").run.to_dict() | {"compare": ("paper_shared",)}
+  settings.from_config(c)
+  c["rivals"]["paper_shared"]["phase2"]["reference"] = "prior"
+  with pytest.raises(ValueError, match=r"rivals\.paper_shared\.phase2.*serves phase1 alone"):
+    settings.from_config(c)
