@@ -48,6 +48,11 @@ def test_interval_is_wider_over_episodes_than_over_examples():
   assert by_episode == text.interval(text.by_episode(right, np.repeat(np.arange(40), 10).tolist()))
 
 
+def test_a_resample_draws_from_all_episodes():
+  draws = text._draws(7)
+  assert draws.shape == (text.RESAMPLES, 7) and set(draws.flat) == set(range(7))
+
+
 def test_interval_of_a_certain_thing_is_a_point():
   assert text.interval({"correct": [2, 3], "size": [2, 3]}) == (1.0, 1.0)
 
@@ -96,7 +101,7 @@ def test_small_ones():
   assert text.share([1, 2], [3, 3]) == 0.5
   assert text.share([], []) == 0.0
   assert text.unique_share(["a", "b", "a", "a"]) == 0.5
-  assert list(text.shares(["b", "a", "b", "c"]).items()) == [("b", 0.5), ("a", 0.25), ("c", 0.25)]
+  assert list(text.shares(["b", "c", "b", "a"]).items()) == [("b", 0.5), ("a", 0.25), ("c", 0.25)]
   assert text.accuracy_by(["b", "a", "b"], [True, True, False]) == {
     "a": {"count": 1, "match": 1.0},
     "b": {"count": 2, "match": 0.5},
