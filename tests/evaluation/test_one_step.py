@@ -178,6 +178,7 @@ def test_best_of_picks_what_the_idm_likes(split):
     "1": [False] * 5, "2": [False] * 5, "4": [True] * 5}  # fmt: skip
   assert picked["4"]["prediction"] == [r.y for r in RECORDS]
   assert all(p.startswith("<sep> ") for p in picked["2"]["prediction"])
+  assert m["picks"] == {"2": 0.0, "4": 1.0}
   none = one_step.best_of(FWM, params | {"good": -1}, IDM, PERFECT, split, n=n, **setting())
   assert none["metrics"]["pick"] == none["metrics"]["pass"] == 0.0
 
@@ -227,6 +228,13 @@ def test_multi_turn_goes_on_from_its_own_predictions(split):
   assert by_chain["exact"] == [[False, False], [False, False]]
   for name, share in (("right", "cells"), ("kept_right", "kept_cells")):
     assert np.sum(by_chain[name], 1) / 6 == pytest.approx(found["metrics"][share])
+
+
+def test_a_turn_that_is_cut_is_not_exact(split):
+  found = multi_turn.multi_turn(FWM, PERFECT | {"complete": False}, split, [(0, 1), (3, 4)],
+                                batch=2, world=WORLD, shown=0)  # fmt: skip
+  assert found["metrics"]["exact"] == [0.0, 0.0] and found["metrics"]["cells"] == [1.0, 1.0]
+  assert found["by_chain"]["exact"] == [[False, False], [False, False]]
 
 
 def test_multi_turn_without_chains_or_with_ragged_ones(split):
@@ -304,6 +312,15 @@ def test_greedy_likelihood_is_the_score_of_what_was_decoded(players, split):
   assert random.tokens.shape == (5, 3, STATE + 1)
   with pytest.raises(ValueError, match="needs a key"):
     one_step.decode(fwm, params, split.data, group=3, greedy=False, batch=5)
+
+
+def test_every_batch_draws_with_a_key_of_its_own(players):
+  (fwm, _), params = players
+  same = one_step.examples([RECORDS[0]] * 4, WORLD.tokenizer, LENGTHS)
+  drawn = one_step.decode(
+    fwm, params, same.data, group=4, greedy=False, batch=2, key=jax.random.key(0)
+  )
+  assert (drawn.tokens[:2] != drawn.tokens[2:]).any()
 
 
 def test_each_program_is_traced_once(players, split):
