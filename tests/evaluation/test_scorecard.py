@@ -49,10 +49,31 @@ def test_perfect_players(perfect):
   assert forward["logp_token"]["value"] == -1.0 and forward["logp_sequence"]["value"] == -4.0
   assert inverse["match"] == inverse["sampled_match"] == ONE
   assert inverse["phrase_match"]["value"] == 3 / 5
-  assert perfect["turns"] == {
-    "exact": [ONE, ONE], "words": [ONE, ONE], "words_kept": perfect["turns"]["words_kept"]
-  }  # fmt: skip
+  assert inverse["logp_token"]["value"] == -1.0 and inverse["logp_sequence"]["value"] == -3.0
+  assert perfect["turns"]["exact"] == perfect["turns"]["words"] == [ONE, ONE]
   assert perfect["counts"] == {"transitions": 5, "episodes": 2, "levels": 2, "chains": 2}
+
+
+def test_words_that_repeating_the_first_state_keeps(perfect):
+  chains = [one["rows"] for one in perfect["rollouts"]]
+  for turn, found in enumerate(perfect["turns"]["words_kept"]):
+    same = [a == b for c in chains
+            for a, b in zip(RECORDS[c[0]].x.split(), RECORDS[c[turn]].y.split(), strict=True)]  # fmt: skip
+    assert found["value"] == pytest.approx(sum(same) / len(same))
+  assert found["value"] < 1.0
+
+
+def test_every_part_draws_with_a_key_of_its_own(monkeypatch):
+  keys = {}
+  for name in ("fwm", "best_of", "idm", "latents"):
+
+    def spy(*args, _name=name, _real=getattr(one_step, name), key, **kwargs):
+      keys[_name] = tuple(jax.random.key_data(key).tolist())
+      return _real(*args, key=key, **kwargs)
+
+    monkeypatch.setattr(one_step, name, spy)
+  measure()
+  assert len(keys) == len(set(keys.values())) == 4
 
 
 def test_repeating_x_has_what_stays_and_nothing_new(perfect):
