@@ -95,6 +95,24 @@ def test_plans_go_through_the_fwms_own_states(tmp_path):
   assert told["idm_sum"] == {"value": None, "low": None, "high": None, "count": 0, "chance": None}
 
 
+def test_two_plans_side_by_side():
+  """Both have a right candidate of two turns, the first question's first and the second's last."""
+  turned = PLANS | {"candidates": [["make1", "make3"], ["make3", "make1"]], "truth": 1}
+  questions = [candidates._question(line, "") for line in (PLANS, turned)]
+  asked = candidates.ask(questions, iw.WORLD.tokenizer, iw.LENGTHS)["actions"]
+  scores = candidates._actions(asked, (iw.FWM, iw.PERFECT), (iw.IDM, iw.PERFECT), 4)
+  for name in ("idm_mean", "idm_sum"):
+    assert np.isnan(scores[name]).tolist() == [True, True, False, True, True]
+  rolled = scores["fwm"]
+  assert rolled[0] == rolled[4] == -5.0 and rolled[1] == rolled[3] < -5.0
+
+
+def test_what_is_resampled_together():
+  for line, episode in ((STATES, "line 7"), (STATES | {"where": "w"}, "w"),
+                        (STATES | {"where": "w", "episode": "e"}, "e")):  # fmt: skip
+    assert candidates._question(line, "line 7").episode == episode
+
+
 def test_correct():
   assert candidates.correct(np.array([-2.0, -1.0, -3.0]), 1) == 1.0
   assert candidates.correct(np.array([-2.0, -1.0, -3.0]), 0) == 0.0
