@@ -102,6 +102,22 @@ def test_an_environment_that_does_not_work_is_one_error(tmp_path):
   assert not collect(tmp_path, episodes=20).dropped
 
 
+def test_scattered_failures_do_not_end_a_collection(tmp_path):
+  wrong = {str(i): "raise" for i in range(1, 33, 3)}
+  assert len(wrong) > collection.IN_A_ROW
+  found = collect(tmp_path, wrong=wrong, episodes=33)
+  assert list(found.dropped) == [f"e{i}" for i in wrong] and len(found.episodes) == 22
+  lines = (tmp_path / "episodes.jsonl").read_text().splitlines()
+  assert [json.loads(n)["episode"] for n in lines] == [f"e{i}" for i in range(33)]
+
+
+def test_two_episodes_of_one_name_are_refused(tmp_path, monkeypatch):
+  played = dials.episodes
+  monkeypatch.setattr(dials, "episodes", lambda s: [e._replace(name="e") for e in played(s)])
+  with pytest.raises(ValueError, match="dials_collector: two episodes have one name"):
+    collect(tmp_path)
+
+
 @pytest.mark.parametrize("bad", [b"\0\0\0", b'{"lines": []}', b"7", b"\xff"])
 def test_a_line_that_is_no_entry_is_named(tmp_path, bad):
   found, path = collect(tmp_path), tmp_path / "episodes.jsonl"
