@@ -173,7 +173,7 @@ def test_a_worker_returns_the_refusal(tmp_path):
 def test_a_wide_and_a_high_picture_are_padded_in_the_middle():
   """7 x 4: one row above and two below; 4 x 7 the same, turned."""
   picture = np.full((4, 7, 3), 200, np.uint8)
-  expected = np.broadcast_to(np.uint8(images.PADDING), (7, 7, 3)).copy()
+  expected = np.broadcast_to(np.uint8([122, 116, 104]), (7, 7, 3)).copy()
   expected[1:5] = 200
   np.testing.assert_array_equal(images.prepare(Image.fromarray(picture), 7), expected)
   turned = picture.transpose(1, 0, 2).copy()
