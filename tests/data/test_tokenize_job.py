@@ -225,6 +225,20 @@ def test_more_than_a_share_end_the_job(tmp_path):
   assert tokenize(lines, tmp_path / "out", most_refused=0.3)["counts"]["pictures"]["refused"] == 3
 
 
+def test_the_share_counts_what_parts_that_are_there_refused(tmp_path):
+  lines, out = lines_of(tmp_path, bad=(1, 7)), tmp_path / "out"
+  tokenize(lines, out, most_refused=1)
+  (out / "tokenized.json").unlink()
+  with pytest.raises(tokenize_job.JobError, match="^2 of 13 pictures can't be read"):
+    tokenize(lines, out, most_refused=0.1)
+
+
+def test_a_line_that_is_unusable_twice_counts_once(tmp_path):
+  summary = tokenize(lines_of(tmp_path, bad=(0,)), tmp_path / "out")  # the last one names frame 0
+  assert summary["unusable"] == {"without_y": [13], "refused": [1]}
+  assert summary["counts"]["lines"] == {"all": 13, "usable": 11, "without_y": 1, "refused": 1}
+
+
 @pytest.mark.parametrize(
   ("line", "said"),
   [
@@ -302,6 +316,14 @@ def test_the_same_lines_elsewhere_name_other_pictures(tmp_path):
   assert tokenize(other, tmp_path / "again") == whole  # where it was made isn't in the summary
   out.rename(tmp_path / "moved")
   assert len(tokenized.read_folder(tmp_path / "moved").rows) == 13
+
+
+def test_another_spelling_of_the_path_is_the_same_job(tmp_path, monkeypatch):
+  lines = lines_of(tmp_path)
+  monkeypatch.chdir(tmp_path)
+  whole = tokenize("pairs.jsonl", "out")
+  assert tokenize(lines, tmp_path / "out") == whole
+  assert tokenize(tmp_path / "frames" / ".." / "pairs.jsonl", "out") == whole
 
 
 def test_names_of_files_stay_as_they_are(tmp_path):
