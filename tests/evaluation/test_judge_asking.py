@@ -126,6 +126,13 @@ def test_a_bad_answer_is_asked_for_again_with_the_reason(tmp_path, bad):
     assert "must be" in second[-1]["content"]
 
 
+def test_of_a_long_bad_answer_the_beginning_is_repeated(tmp_path):
+  said = "no " * 5000
+  with js.serving({"p": [js.says(said), js.scores(2)]}) as server:
+    assert scores(run(server, ["p"], tmp_path)) == [2]
+  assert server.log[1][3]["messages"][-2] == {"role": "assistant", "content": said[:2000]}
+
+
 @pytest.mark.parametrize("bad", list(BAD))
 def test_only_bad_answers_leave_it_unjudged_and_no_score(tmp_path, bad):
   with js.serving({"p": [BAD[bad]]}) as server:
@@ -191,6 +198,14 @@ def test_nothing_listens(tmp_path):
   assert statuses(judged).count(UNJUDGED) == 2 and statuses(judged).count(LEFT) == 7
   judged = run(js.nobody(), ["1"], tmp_path)
   assert judged.stopped.startswith("nothing was answered")
+
+
+def test_failures_that_are_not_in_a_row_do_not_stop_a_run(tmp_path):
+  steps = {f"p{n}": [js.status(500)] for n in range(3)}
+  with js.serving(steps) as server:
+    judged = run(server, ["1", "p0", "2", "p1", "3", "p2", "4"], tmp_path, threads=1, failures=3,
+                 patience=Patience(tries=1))  # fmt: skip
+  assert judged.stopped is None and scores(judged) == [1, None, 2, None, 3, None, 4]
 
 
 def test_an_endpoint_that_rejects_everything_stops_the_run(tmp_path):
