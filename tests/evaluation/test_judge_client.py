@@ -120,6 +120,34 @@ def test_a_longer_pause_than_allowed_is_not_waited_for():
   assert len(server.log) == 1 and time.monotonic() - begin < 2
 
 
+def test_a_pause_may_be_as_long_as_allowed_and_no_longer():
+  asker = js.client(js.nobody(), Patience(seconds=5.0, tries=2, first=0.0, longest=0.1))
+
+  def attempt(wait):
+    raise Unanswered("busy", wait=wait)
+
+  with pytest.raises(Unanswered, match="^busy; it asks for .* more than allowed"):
+    asker.retrying(lambda: attempt(0.11))
+  assert asker.retries == 0
+  with pytest.raises(Unanswered, match="^busy$"):
+    asker.retrying(lambda: attempt(0.1))
+  assert asker.retries == 1
+
+
+def test_a_shorter_pause_does_not_end_a_longer_one():
+  asker = js.client(js.nobody(), Patience(first=0.0))
+  end = time.monotonic() + 50
+
+  def attempt():
+    asker._pause_ends = end  # what another thread was told meanwhile
+    asker.stop.set()
+    raise Unanswered("busy", wait=0.1)
+
+  with pytest.raises(Unanswered, match="stopped"):
+    asker.retrying(attempt)
+  assert asker._pause_ends == end
+
+
 @pytest.mark.parametrize("code", [301, 307, 401, 403, 404, 405])
 def test_what_will_not_pass_is_not_tried_again(code):
   headers = [("Location", "http://127.0.0.1:9/v1")] if code < 400 else []
@@ -181,6 +209,16 @@ def test_answers_that_are_none_are_tried_again_and_counted_as_sent(step, what):
     with pytest.raises(Unanswered, match=what) as error:
       ask(server)
   assert error.value.lost and len(server.log) == 2 + js.PATIENCE.tries
+
+
+def test_the_key_is_hidden_in_what_was_no_http():
+  def step(handler):
+    handler.wfile.write(f"you sent {js.KEY}\r\n\r\n".encode())
+
+  with js.serving({"q": [step]}) as server:
+    with pytest.raises(Unanswered, match=r"the connection broke .*\[key\]") as error:
+      ask(server, Patience(tries=1))
+  assert js.KEY not in str(error.value)
 
 
 def test_a_body_in_chunks():
