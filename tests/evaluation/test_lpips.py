@@ -61,6 +61,18 @@ def test_the_distance_by_hand():
   assert lpips.distance(heads, a, b) == pytest.approx(1.5 + 27.0)
 
 
+def test_a_place_of_the_first_layer_by_hand(folder):
+  """Place (1, 1): stride 4 and padding 2, of 11 x 11 pixels from (2, 2)."""
+  trunk, _ = weights()
+  pixels = draw(5, (31, 31))
+  x = pixels[0, 2:13, 2:13] / 127.5 - 1 - np.array([-0.030, -0.088, -0.188])
+  x = x / np.array([0.458, 0.448, 0.450])
+  h = np.einsum("hwc,ochw->o", x, trunk["features.0.weight"]) + trunk["features.0.bias"]
+  h = np.maximum(h, 0)
+  found = lpips.measure(folder).features(pixels)[0]
+  np.testing.assert_allclose(found[0, 1, 1], h / np.linalg.norm(h), atol=1e-5)
+
+
 def test_small_pictures(folder):
   measure = lpips.measure(folder)
   with pytest.raises(ValueError, match="allowed are 31 pixels a side and more"):
