@@ -1,6 +1,7 @@
 """A whole scorecard of players whose answers are known; that it is JSON, a table and a page."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -57,21 +58,22 @@ def test_perfect_players(perfect):
 def test_words_that_repeating_the_first_state_keeps(perfect):
   chains = [one["rows"] for one in perfect["rollouts"]]
   for turn, found in enumerate(perfect["turns"]["words_kept"]):
-    same = [a == b for c in chains
-            for a, b in zip(RECORDS[c[0]].x.split(), RECORDS[c[turn]].y.split(), strict=True)]  # fmt: skip
+    pairs = [(RECORDS[rows[0]].x.split(), RECORDS[rows[turn]].y.split()) for rows in chains]
+    same = [a == b for x, y in pairs for a, b in zip(x, y, strict=True)]
     assert found["value"] == pytest.approx(sum(same) / len(same))
   assert found["value"] < 1.0
 
 
 def test_every_part_draws_with_a_key_of_its_own(monkeypatch):
   keys = {}
+
+  def noted(name, real, *args, key, **kwargs):
+    keys[name] = tuple(jax.random.key_data(key).tolist())
+    return real(*args, key=key, **kwargs)
+
   for name in ("fwm", "best_of", "idm", "latents"):
-
-    def spy(*args, _name=name, _real=getattr(one_step, name), key, **kwargs):
-      keys[_name] = tuple(jax.random.key_data(key).tolist())
-      return _real(*args, key=key, **kwargs)
-
-    monkeypatch.setattr(one_step, name, spy)
+    real = getattr(one_step, name)
+    monkeypatch.setattr(one_step, name, functools.partial(noted, name, real))
   measure()
   assert len(keys) == len(set(keys.values())) == 4
 
