@@ -87,6 +87,20 @@ def test_what_moves_no_bit_of_a_bfloat16_kernel_counts(scan):
   np.testing.assert_allclose(change[1], change[0], rtol=0.3)
 
 
+def test_a_bfloat16_product_is_rounded_once():
+  """Sixteenths, so that every sum is exact in float32; what lies between A and B is rounded."""
+  rng = np.random.default_rng(3)
+  draw = lambda *shape: np.round(16 * rng.normal(size=shape)).astype(np.float32) / 16  # noqa: E731
+  x, w, a, b = draw(8, 16), draw(16, 12), draw(16, 2), draw(2, 12)
+  low = [jnp.asarray(v, jnp.bfloat16) for v in (x, w, a, b)]
+  for given, exact in zip(low, (x, w, a, b), strict=True):
+    np.testing.assert_array_equal(given.astype(jnp.float32), exact)
+  found = lora.product("bi,io->bo", low[0], low[1], {"a": low[2], "b": low[3]}, 3.0)
+  between = (x @ a).astype(jnp.bfloat16).astype(np.float32)
+  assert (between != x @ a).any()
+  np.testing.assert_array_equal(found, (x @ w + 3.0 * (between @ b)).astype(jnp.bfloat16))
+
+
 def test_what_a_bfloat16_gradient_costs():
   """Adapters bring no product with a float32 operand, and gather nothing over `tensor`."""
   config = dataclasses.replace(CONFIG, dtype="bfloat16", remat="full")
