@@ -115,6 +115,15 @@ def test_damaged_files_are_refused(tmp_path):
     torch_zip.read(tmp_path / "e.pt")
 
 
+def test_big_endian_numbers_are_refused(tmp_path):
+  little = write(tmp_path / "a.pt", some_arrays())
+  with zipfile.ZipFile(little) as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
+    for name in old.namelist():
+      new.writestr(name, b"big" if name == "archive/byteorder" else old.read(name))
+  with pytest.raises(CheckpointFilesError, match="b.pt: its numbers are not little-endian"):
+    torch_zip.read(tmp_path / "b.pt")
+
+
 @pytest.mark.torch
 def test_what_torch_itself_saves(tmp_path):
   torch = pytest.importorskip("torch")
