@@ -77,6 +77,7 @@ def test_bfloat16_stays_bfloat16():
   "added, settings, message",
   [
     ([3], {"known": 30}, r"added = 3: a token that the model knows \(known = 30\)"),
+    ([29], {"known": 30}, r"added = 29: a token that the model knows \(known = 30\)"),
     ([40], {"known": 0}, "known = 0: allowed is 1 to vocab_size = 40"),
     ([40], {"known": 41}, "known = 41"),
   ],
