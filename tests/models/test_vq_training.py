@@ -25,8 +25,12 @@ def pictures(count=5, seed=0):
 
 
 @functools.cache
+def start():
+  return jax.jit(lambda: vq_training.initial_state(TRAINING))()
+
+
 def params():
-  return jax.jit(lambda: vq_training.initial_state(TRAINING).params)()
+  return start().params
 
 
 def test_squares_go_row_by_row_and_come_back():
@@ -122,6 +126,27 @@ def test_training_learns_uses_its_codes_and_repeats():
   assert rows[0]["revived"] > 0 and rows[-1]["revived"] == 0  # placed at once, none at the end
   assert rows[-1]["codes"] >= 4
   jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def test_every_step_draws_other_rows():
+  states = [start()._replace(step=jnp.int32(t)) for t in range(3)]
+  drawn = [vq_training.rows(state, 1000, TRAINING) for state in states]
+  assert len({tuple(np.asarray(rows).tolist()) for rows in drawn}) == 3
+
+
+def test_codes_come_back_after_enough_idle_steps_and_not_in_the_last_quarter():
+  data = vqgan.cut(pictures(1), 4)
+  step = jax.jit(functools.partial(vq_training.step, settings=TRAINING))
+
+  def update(idle, at):
+    idle = jnp.full((SMALL.codes,), idle, jnp.int32)
+    return step(start()._replace(idle=idle, step=jnp.int32(at)), data)
+
+  state, metrics = update(2, 1)  # idle for three steps then: not more than revive_every
+  assert metrics["revived"] == 0 and {*np.asarray(state.idle).tolist()} == {0, 3}
+  _, metrics = update(3, 1)
+  assert metrics["revived"] == SMALL.codes - metrics["codes"] > 0
+  assert update(99, 29)[1]["revived"] > 0 and update(99, 30)[1]["revived"] == 0  # of 40 steps
 
 
 @pytest.mark.parametrize(
