@@ -1,5 +1,6 @@
 """One stage by itself: a warm-up on sequences of turns, stopped and gone on with."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -149,3 +150,121 @@ def test_a_work_directory_that_cannot_be(tmp_path):
   ):
     with pytest.raises(ValueError, match=said):
       train.prepare(config, folder)
+
+
+def same(a, b):
+  return all(
+    np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+def test_a_stage_that_stops_early_leaves_its_best_and_a_tie_is_no_progress(stage, monkeypatch):
+  run, index, found = stage
+  settings = dataclasses.replace(found.settings, validate_every=1, patience=2)
+  early = run, index, dataclasses.replace(found, settings=settings)
+
+  def scored(*values):
+    values = iter(values)
+    monkeypatch.setattr(one_step, "quick", lambda *_, **__: next(values))
+
+  scored(0.1, 0.2, 0.9, 0.9, 0.3, 1.0)
+  rows, params, saved = trained(early)
+  assert [row["validation"] for row in rows] == [0.1, 0.2, 0.9, 0.9, 0.3]
+  assert set(saved) == {2, 4, 5} and saved[5][0]["early"] == {"score": 0.9, "bad": 2}
+  best = saved[4][1]["best"]
+  assert same(params, best)
+  assert not any(same(best, kept["state"].params) for _, kept in saved.values())
+  scored(0.3)
+  again, end, _ = trained(early, saved[4])
+  assert again == rows[4:] and same(end, best)
+
+
+def test_fresh_models_differ(stage):
+  run, fresh = stage[0], []
+  for name in ("pretrain", "warmup_idm"):
+    work = StageRun(run, *next((i, s) for i, s in enumerate(run.plan) if s.name == name))
+    work.begin()
+    fresh.append(work.state.params)
+  assert not same(*fresh)
+
+
+class Called(Exception):
+  """A program was called with these arguments."""
+
+
+def first_call(run, index):
+  """(state, slots, batch, key, hyper) of a phase's first step."""
+  work = StageRun(run, index, run.plan[index])
+  work.begin()
+  with pytest.raises(Called) as caught:
+    work.train()
+  return caught.value.args
+
+
+@pytest.fixture
+def calls(stage, monkeypatch):
+  """A phase → its first call, where every model of the plan has other parameters, and labels 0 to
+  99 are the FWM's, the others the IDM's.
+  """
+  run = stage[0]
+  fresh = programs.initial_params(run.players.fwm.config, run.root)
+  names = enumerate(sorted({s.result for s in run.plan}), 1)
+  models = {name: jax.tree.map(lambda a, i=i: a + i, fresh) for i, name in names}
+  labels = run.data.arrays["fwm_labels"]
+  halves = {
+    name: jax.tree.map(lambda a, part=part: a[part], labels)
+    for name, part in (("fwm_labels", slice(0, 100)), ("idm_labels", slice(100, 200)))
+  }
+  data = dataclasses.replace(run.data, arrays={**run.data.arrays, **halves})
+
+  def called(*arguments):
+    raise Called(*arguments)
+
+  for name, fake in (("models", models), ("data", data), ("compiled", lambda *_: called)):
+    monkeypatch.setattr(run, name, fake)
+  return {
+    (s.name, s.iteration): (s, *first_call(run, i))
+    for i, s in enumerate(run.plan)
+    if s.kind != "sft"
+  }
+
+
+def test_a_phase_has_its_start_the_frozen_model_and_the_reference(stage, calls):
+  run = stage[0]
+  frozen = lambda name: programs.frozen_copy(run.models[name], run.players.fwm.config)  # noqa: E731
+  for s, state, slots, _, _, hyper in calls.values():
+    assert same(state.params, run.models[s.start])
+    assert same(slots.frozen, frozen(s.frozen))
+    assert slots.reference is None or same(slots.reference, frozen(s.reference))
+    assert hyper.schedule.total_steps == s.steps and hyper.schedule.learning_rate > 0
+
+
+def test_keys_and_batches_differ_by_iteration(calls):
+  for name in ("phase1", "phase2"):
+    (*_, batch, key, _), (*_, later, other, _) = calls[name, 1], calls[name, 2]
+    assert not same(jax.random.key_data(key), jax.random.key_data(other))
+    assert not same(batch.transition.x.tokens, later.transition.x.tokens)
+
+
+def test_an_anchor_reads_the_labels_of_the_model_it_trains(stage, calls):
+  def rows(t):
+    return set(map(tuple, np.concatenate([np.asarray(f.tokens) for f in t], axis=1)))
+
+  for s, _, _, batch, _, _ in calls.values():
+    labels = "fwm_labels" if s.kind == "phase1" else "idm_labels"
+    assert rows(batch.anchor) <= rows(stage[0].data.arrays[labels])
+
+
+def test_a_phase_is_scored_every_so_many_steps_and_keeps_no_best(stage, monkeypatch):
+  run = stage[0]
+  index, s = next((i, s) for i, s in enumerate(run.plan) if s.name == "phase1")
+  settings = dataclasses.replace(s.settings, validate_every=2)
+  seen = []
+  monkeypatch.setattr(one_step, "quick", lambda *a, **_: seen.append(a) or 0.5)
+  work = StageRun(run, index, dataclasses.replace(s, settings=settings))
+  work.state = SimpleNamespace(params=run.models["prior"])
+  for work.step in (1, 2, 3, 4):
+    row = {}
+    work._validate(row)
+    assert row == ({} if work.step % 2 else {"validation": 0.5})
+  assert len(seen) == 2 and seen[0][0] == run.players.fwm and work.best is None
