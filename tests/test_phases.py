@@ -487,3 +487,56 @@ def test_a_spec_knows_every_kind_of_objectives():
   for name in objectives.ADVANTAGE_KINDS:
     assert dataclasses.replace(PHASE1, advantages=name).advantages == name
   assert hash(PHASE1) == hash(dataclasses.replace(PHASE1)) and PHASE1 != PHASE2
+
+
+# --------------------------------------------------------------- the sampler's own probabilities
+# At another temperature the sampler's log-probabilities aren't the policy's.
+
+
+def test_a_k1_penalty_is_the_policys_at_any_temperature():
+  spec = dataclasses.replace(PHASE1, reference="snapshot", kl="k1", kl_in="reward")
+  seen = collect(spec, temperature=2.0)
+  k1 = seen.drawn.logp - plain_logp(FWM, REFERENCE, BATCH.transition, seen.target)
+  penalty = np.where(seen.drawn.mask, k1, 0).sum(-1) / seen.drawn.mask.sum(-1)
+  state, _ = run(spec, beta=0.3, temperature=2.0)
+  expected = reinforce(spec, seen, reward=seen.reward - 0.3 * penalty)
+  tiny.assert_gradients_close(tiny.gradient(state), expected)
+
+
+def test_ratios_are_to_the_policy_not_to_the_sampler():
+  spec = dataclasses.replace(PHASE1, inner_epochs=2)
+  _, metrics = run(spec, learning_rate=0.0, temperature=2.0)
+  assert value(metrics["ratio"]) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_samplers_weight_is_of_the_policy_that_drew():
+  spec = dataclasses.replace(PHASE1, inner_epochs=2, correct_sampler=True)
+  seen = collect(spec, temperature=2.0)
+  rates = {"learning_rate": 0.5, "clip_low": 0.99, "clip_high": 99.0, "importance_cap": 100.0}
+  rates["temperature"] = 2.0
+  first, _ = run(dataclasses.replace(spec, inner_epochs=1), **rates)
+  old, new = (plain_logp(FWM, p, BATCH.transition, seen.target) for p in (POLICY, first.params))
+  w = weights(seen.drawn.mask, spec.reduction) * advantages(seen.reward)[..., None]
+  w = w * np.exp(seen.drawn.logp - seen.drawn.logp_sampler) * np.exp(new - old)
+  at = places(FWM, BATCH.transition, seen.target)
+  expected = policy_gradient(first.params, at, seen.target.tokens, w.astype(np.float32))
+  state, _ = run(spec, **rates)
+  tiny.assert_gradients_close(tiny.gradient(state), expected)
+
+
+def test_the_kl_has_no_sampler_weight():
+  spec = dataclasses.replace(PHASE1, reference="snapshot", correct_sampler=True)
+  seen = collect(spec, temperature=2.0)
+  logp_ref, logp = (plain_logp(FWM, p, BATCH.transition, seen.target) for p in (REFERENCE, POLICY))
+  scale = np.exp(seen.drawn.logp - seen.drawn.logp_sampler)
+  w = weights(seen.drawn.mask, spec.reduction) * (np.exp(logp_ref - logp) - 1)
+  plain, kl = reinforce(spec, seen, scale=scale), gradient_of(spec, seen, w)
+  state, _ = run(spec, beta=0.7, importance_cap=100.0, temperature=2.0)
+  expected = jax.tree.map(lambda a, b: a + 0.7 * b, plain, kl)
+  tiny.assert_gradients_close(tiny.gradient(state), expected)
+
+
+def test_a_random_reward_has_a_stream_of_its_own():
+  _, metrics = run(dataclasses.replace(PHASE1, reward=RewardSpec(random=True)))
+  expected = jax.random.uniform(rng.stream(KEY, "reward"), (6, G)).mean()
+  np.testing.assert_allclose(value(metrics["reward"]), expected, rtol=1e-6)
