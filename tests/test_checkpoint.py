@@ -1,5 +1,6 @@
 """Checkpoints: bit for bit, on any mesh; damage is found and set aside; errors say what to do."""
 
+import errno
 import os
 import shutil
 import signal
@@ -209,6 +210,14 @@ def test_keeps_the_newest_and_deletes_only_behind_a_manifest(tmp_path, monkeypat
     assert os.listdir(folder / "damaged") == ["4-1"]
 
 
+def test_the_newest_is_so_by_number_not_by_name(tmp_path):
+  with Checkpointer(tmp_path, keep=2) as checkpointer:
+    for position in (8, 9, 10):
+      checkpointer.save(position, {"x": jnp.float32(position)}, {})
+    assert checkpointer.latest() == (10, {})
+  assert set(os.listdir(tmp_path)) == {"9", "10"}
+
+
 def test_a_position_saved_already(copy):
   state = make_state(make_mesh(2, 2, 2), seed=20)
   before = (copy / "20" / ckpt.MANIFEST).stat().st_mtime_ns
@@ -265,6 +274,21 @@ def test_an_error_before_the_write_is_explained(copy, monkeypatch):
   monkeypatch.setattr(checkpointer._orbax, "save", full)
   with pytest.raises(CheckpointError, match="disk is full"):
     checkpointer.save(30, {"x": jnp.float32(0)}, {})
+
+
+def test_a_full_disk_is_known_by_its_number_and_behind_another_error():
+  assert ckpt.is_disk_full(OSError(errno.ENOSPC, "x"))
+  assert ckpt.is_disk_full(OSError(errno.EDQUOT, "x"))
+  assert not ckpt.is_disk_full(OSError(errno.EIO, "x")) and not ckpt.is_disk_full(None)
+  for chained in (True, False):
+    with pytest.raises(ValueError) as caught:
+      try:
+        raise OSError(errno.ENOSPC, "x")
+      except OSError as error:
+        if chained:
+          raise ValueError("y") from error
+        raise ValueError("y")  # noqa: B904
+    assert ckpt.is_disk_full(caught.value)
 
 
 def test_template_mismatches_name_the_leaf(saved):
