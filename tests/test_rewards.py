@@ -74,13 +74,17 @@ def test_actions_that_differ_by_sample_and_fields_by_sample():
     np.testing.assert_allclose(found[b, g], expected, atol=1e-5)
 
 
-def test_no_gradient_leaves_the_reward():
-  given = sampled(tiny.STATE)
+@pytest.mark.parametrize("prior", [False, True], ids=["frozen", "prior"])
+def test_no_gradient_leaves_the_reward(prior):
+  given, spec = sampled(tiny.STATE), RewardSpec(prior=prior)
 
   @tiny.jit
   @jax.grad
   def grads_of(params):
-    return rewards.frozen_reward(IDM, params, BATCH, given, "y", spec=RewardSpec()).sum()
+    if prior:
+      drawn = Rollout(*given, None, None, None)
+      return rewards.prior_reward(FWM, params, BATCH, drawn, spec=spec).sum()
+    return rewards.frozen_reward(IDM, params, BATCH, given, "y", spec=spec).sum()
 
   grads = grads_of(PARAMS)
   assert not any(np.asarray(g).any() for g in jax.tree.leaves(grads))

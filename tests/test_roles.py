@@ -76,6 +76,16 @@ def test_the_reward_scores_the_markers_over_the_whole_vocabulary():
     np.testing.assert_allclose(found[b, g], expected, atol=1e-4)
 
 
+def test_the_prior_scores_over_the_whole_vocabulary(drawn):
+  spec = rewards.RewardSpec(reduce="sum", floor=None, prior=True)
+  found = tiny.jit(lambda p: rewards.prior_reward(FWM, p, BATCH, drawn, spec=spec))(PARAMS)
+  for b, g in np.ndindex(4, 3):
+    prompt = tiny.prompt_ids(FWM, x=tiny.real(BATCH.x, b), z=[])
+    sampled = drawn.tokens[b, g].tolist()
+    expected = tiny.numpy_logprobs(PARAMS, CONFIG, prompt, sampled).sum()
+    np.testing.assert_allclose(found[b, g], expected, atol=1e-3)
+
+
 def test_a_phase_of_each_kind_with_a_label_anchor():
   """The anchor learns the markers, which the policy can't sample."""
   idm = tiny.idm(CONFIG, group=3)
