@@ -279,6 +279,8 @@ def test_a_ratio_that_overflows(ratio):
     value, g = jax.value_and_grad(surrogate)(jnp.zeros((1, 3)), jnp.full((1, 1), adv))
     chex.assert_trees_all_close(value, np.float32(want), rtol=1e-5)
     chex.assert_trees_all_close(g.sum(), np.float32(min(want, 0.0)), rtol=1e-5)
+  impossible = ratio(jnp.zeros((1, 1)), jnp.full((1, 1), -jnp.inf), mask[:, :1])
+  assert np.isposinf(impossible).all()  # no finite number hides it
 
 
 @pytest.mark.parametrize("clip", [0.0, 3e-4, 0.2])
