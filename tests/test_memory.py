@@ -65,6 +65,50 @@ def test_a_mesh_divides_what_it_lays_out():
   assert one["rollout's cache"] == 64 * many["rollout's cache"]
 
 
+def test_the_peak_is_what_is_held_and_the_largest_need():
+  """An update needs most on one device; a rollout on many, which gather the weights for it."""
+  for kind, mesh, largest in (("phase1", ONE, "update"), ("phase2", mesh_of(1, 16, 4), "rollout")):
+    s = settings()
+    t = memory.temporary_bytes(s, kind, mesh)
+    rollout = ("weights of a rollout", "prompt's keys and values", "rollout's cache")
+    update = ("gradients", "gradients", "activations", "logits of a chunk")  # the sum, the newest
+    needs = {
+      "rollout": sum(t[n] for n in (*rollout, "columns of the head")),
+      "update": sum(t[n] for n in (*update, "columns of the head")),
+      "reward": t["logits of a reward"],
+    }
+    assert max(needs, key=needs.get) == largest
+    held = sum(memory.slot_bytes(s, kind, mesh).values())
+    assert memory.peak_bytes(s, kind, mesh) == held + needs[largest]
+
+
+def test_what_a_rollout_gathers():
+  """Axis fsdp's parts of the weights where the mesh says so, else only the device's own."""
+  mesh = mesh_of(1, 16, 4)
+  own, gathered = (
+    memory.temporary_bytes(settings(mesh__rollout_gather=g), "phase1", mesh)["weights of a rollout"]
+    for g in (False, True)
+  )
+  assert gathered / own == pytest.approx(16, rel=1e-2)
+
+
+def test_a_device_holds_a_head_of_keys_at_least():
+  one, many = (
+    memory.temporary_bytes(settings(), "phase1", mesh_of(1, 1, n))["rollout's cache"]
+    for n in (1, 32)
+  )
+  assert one == 16 * many > 0  # 16 heads of keys
+
+
+def test_only_the_prompts_that_are_kept_are_learnt_from():
+  whole, kept = (
+    memory.temporary_bytes(settings(phase1=PHASE1 | {"micro_batch": 0, "keep": n}), "phase1", ONE)
+    for n in (0, 8)
+  )
+  assert kept["activations"] == whole["activations"] * 8 / PHASE1["prompts"]
+  assert kept["rollout's cache"] == whole["rollout's cache"]
+
+
 def test_adapters_share_one_base():
   whole = memory.slot_bytes(settings(), "phase1", ONE)
   found = memory.slot_bytes(settings(model__lora_rank=16), "phase1", ONE)
