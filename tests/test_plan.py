@@ -194,6 +194,18 @@ def test_inner_epochs_are_updates():
   assert (stage.steps, stage.updates) == (6, 12)
 
 
+def test_updates_of_one_model_for_both_parts():
+  s = made(weights="shared", compare=(), phase1__steps=7, phase2__steps=5)
+  assert [x.updates for x in plan.make_plan(s) if x.method == "swirl"] == [7, 12, 19, 24]
+  s = made(compare=(), phase1__steps=7, phase2__steps=5)  # two models: each its own
+  assert [x.updates for x in plan.make_plan(s) if x.method == "swirl"] == [7, 5, 14, 10]
+
+
+def test_only_phase_1_annotates():
+  s = made(phase1__latents="cached", phase2__latents="cached", compare=())
+  assert [x.annotates for x in plan.make_plan(s) if x.method == "swirl"] == [True, False] * 2
+
+
 def test_phase_1_as_in_the_paper_takes_its_place_beside_swirl():
   s = made(compare=("paper_phase1",))
   stage = next(x for x in plan.make_plan(s) if x.name == "paper_phase1")
