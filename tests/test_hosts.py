@@ -3,6 +3,10 @@
 import os
 import signal
 
+import jax
+import numpy as np
+import pytest
+
 from swirl_jax import hosts
 
 
@@ -15,3 +19,23 @@ def test_guard_of_one_process():
   assert signal.getsignal(signal.SIGTERM) is previous
   with hosts.PreemptionGuard() as guard:
     assert not guard.requested()
+
+
+def test_the_handler_before_comes_back():
+  def mine(*_):
+    pass
+
+  before = signal.signal(signal.SIGTERM, mine)
+  try:
+    with hosts.PreemptionGuard():
+      assert signal.getsignal(signal.SIGTERM) is not mine
+    assert signal.getsignal(signal.SIGTERM) is mine
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("flags", [(0, 1), (1, 0), (1, 1), (0, 0)])
+def test_one_process_is_enough(monkeypatch, flags):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(hosts.multihost_utils, "process_allgather", lambda _: np.array(flags))
+  assert hosts.any_process(bool(flags[0])) == any(flags)
