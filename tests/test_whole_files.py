@@ -1,6 +1,8 @@
 """Files that are whole or not there."""
 
+import fcntl
 import os
+import threading
 
 import pytest
 
@@ -33,11 +35,37 @@ def test_lines(tmp_path):
 
 
 def test_a_lock_is_held_once(tmp_path):
-  import fcntl
-
   path = tmp_path / "new" / "lock"
   with whole_files.locked(path), open(path, "w") as file:
-    with pytest.raises(BlockingIOError):
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+      with pytest.raises(BlockingIOError):
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
   with open(path, "w") as file:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_lock_is_waited_for_or_refused(tmp_path):
+  path, held = tmp_path / "lock", threading.Event()
+
+  def wait():
+    with whole_files.locked(path):
+      held.set()
+
+  thread = threading.Thread(target=wait, daemon=True)
+  with whole_files.locked(path):
+    with pytest.raises(BlockingIOError), whole_files.locked(path, wait=False):
+      pass
+    thread.start()
+    assert not held.wait(0.2)
+  assert held.wait(10)
+  thread.join()
+  with whole_files.locked(path, wait=False):
+    pass
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+  path, flushed = tmp_path / "a", []
+  monkeypatch.setattr(whole_files, "flush", lambda p: flushed.append((p, path.exists())))
+  with whole_files.replacing(path) as temporary:
+    temporary.write_text("new")
+  assert flushed == [(temporary, False), (tmp_path, True)]
