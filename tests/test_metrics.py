@@ -4,6 +4,7 @@ import io
 import json
 import os
 import struct
+import subprocess
 from types import SimpleNamespace
 
 import jax
@@ -98,6 +99,14 @@ def test_truncate_after(tmp_path):
   log.truncate_after(-1)
   assert log.path.read_bytes() == b"" and os.listdir(tmp_path) == ["a.jsonl"]
   log.write({"position": 0})
+
+
+def test_files_of_other_processes_stay(tmp_path, monkeypatch):
+  path = tmp_path / "a.jsonl"
+  path.write_text('{"position": 1}\n')
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  JsonlLog(path).truncate_after(-1)
+  assert path.read_text() == '{"position": 1}\n'
 
 
 def events(folder):
@@ -200,6 +209,36 @@ def test_peak_and_utilisation(kind, peak):
   found = metrics.mfu(1e15, 2.0, 4, device=device)
   assert found is None if peak is None else found == pytest.approx(1e15 / 8 / peak)
   assert metrics.mfu(1e15, 0.0, 4, device=device) is None
+
+
+def test_the_fullest_device_counts(monkeypatch):
+  stats = (
+    {"bytes_in_use": 3, "peak_bytes_in_use": 9},
+    {"bytes_in_use": 5, "peak_bytes_in_use": 7},
+    None,
+  )
+  devices = [SimpleNamespace(memory_stats=lambda s=s: s) for s in stats]
+  monkeypatch.setattr(jax, "local_devices", lambda: devices)
+  found = metrics.memory()
+  assert (found["device_bytes"], found["device_peak_bytes"]) == (5, 9)
+
+
+def test_a_commit_is_marked_where_files_differ_from_it(tmp_path):
+  def git(*args):
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    command = ["git", "-C", str(tmp_path), *who, *args]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+  git("init", "-q")
+  (tmp_path / "a").write_text("a")
+  assert metrics._commit(tmp_path) is None  # nothing of it is in the repository
+  git("add", "a")
+  git("commit", "-q", "-m", "a")
+  (tmp_path / "new").write_text("a")
+  commit = git("rev-parse", "HEAD")
+  assert metrics._commit(tmp_path) == commit
+  (tmp_path / "a").write_text("b")
+  assert metrics._commit(tmp_path) == commit + "+"
 
 
 def test_memory_and_versions(monkeypatch):
