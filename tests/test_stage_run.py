@@ -192,9 +192,9 @@ class Called(Exception):
   """A program was called with these arguments."""
 
 
-def first_call(run, index):
+def first_call(*stage):
   """(state, slots, batch, key, hyper) of a phase's first step."""
-  work = StageRun(run, index, run.plan[index])
+  work = StageRun(*stage)
   work.begin()
   with pytest.raises(Called) as caught:
     work.train()
@@ -203,8 +203,9 @@ def first_call(run, index):
 
 @pytest.fixture
 def calls(stage, monkeypatch):
-  """A phase → its first call, where every model of the plan has other parameters, and labels 0 to
-  99 are the FWM's, the others the IDM's.
+  """A phase → itself and its first call, where every model of the plan has other parameters, labels
+  0 to 99 are the FWM's and the others the IDM's; with a step more than its settings have, and the
+  prior for its reference.
   """
   run = stage[0]
   fresh = programs.initial_params(run.players.fwm.config, run.root)
@@ -222,11 +223,12 @@ def calls(stage, monkeypatch):
 
   for name, fake in (("models", models), ("data", data), ("compiled", lambda *_: called)):
     monkeypatch.setattr(run, name, fake)
-  return {
-    (s.name, s.iteration): (s, *first_call(run, i))
-    for i, s in enumerate(run.plan)
-    if s.kind != "sft"
-  }
+  found = {}
+  for index, s in enumerate(run.plan):
+    if s.kind != "sft":
+      s = dataclasses.replace(s, steps=s.steps + 1, reference="prior")
+      found[s.name, s.iteration] = s, *first_call(run, index, s)
+  return found
 
 
 def test_a_phase_has_its_start_the_frozen_model_and_the_reference(stage, calls):
@@ -235,7 +237,7 @@ def test_a_phase_has_its_start_the_frozen_model_and_the_reference(stage, calls):
   for s, state, slots, _, _, hyper in calls.values():
     assert same(state.params, run.models[s.start])
     assert same(slots.frozen, frozen(s.frozen))
-    assert slots.reference is None or same(slots.reference, frozen(s.reference))
+    assert same(slots.reference, frozen(s.reference))
     assert hyper.schedule.total_steps == s.steps and hyper.schedule.learning_rate > 0
 
 
