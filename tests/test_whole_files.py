@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import queue
 import threading
 
 import pytest
@@ -45,22 +46,25 @@ def test_a_lock_is_held_once(tmp_path):
 
 
 def test_a_lock_is_waited_for_or_refused(tmp_path):
-  path, held = tmp_path / "lock", threading.Event()
+  path, found = tmp_path / "lock", queue.Queue()
 
-  def wait():
-    with whole_files.locked(path):
-      held.set()
+  def take(wait):  # in a thread, or an error here would have the test wait for ever
+    try:
+      with whole_files.locked(path, wait=wait):
+        found.put("held")
+    except BlockingIOError:
+      found.put("refused")
 
-  thread = threading.Thread(target=wait, daemon=True)
+  def start(wait):
+    threading.Thread(target=take, args=(wait,), daemon=True).start()
+
   with whole_files.locked(path):
-    with pytest.raises(BlockingIOError), whole_files.locked(path, wait=False):
-      pass
-    thread.start()
-    assert not held.wait(0.2)
-  assert held.wait(10)
-  thread.join()
-  with whole_files.locked(path, wait=False):
-    pass
+    start(wait=False)
+    assert found.get(timeout=5) == "refused"
+    start(wait=True)
+    with pytest.raises(queue.Empty):
+      found.get(timeout=0.2)
+  assert found.get(timeout=5) == "held"
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
