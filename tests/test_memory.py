@@ -35,7 +35,7 @@ def test_a_7b_model_by_hand():
   assert found["optimizer"] == pytest.approx(8 * size, rel=1e-6)  # two moments and a counter
   assert found["frozen"] == found["reference"] == 2 * size
   assert found["prior"] == found["base"] == 0
-  assert found["idle models"] % (4 * size) == 0
+  assert found["idle models"] == 4 * 4 * size  # as warmed up, and the newest, of both parts
   kept = memory.temporary_bytes(settings(), "phase1", ONE)
   assert kept["gradients"] == 4 * size
   assert kept["rollout's cache"] == 32 * 8 * 1024 * 28 * 16 * 256 * 2 * 2
@@ -98,6 +98,22 @@ def test_a_device_holds_a_head_of_keys_at_least():
     for n in (1, 32)
   )
   assert one == 16 * many > 0  # 16 heads of keys
+
+
+def test_a_model_that_nothing_reads_any_more_is_not_held():
+  """The prior has gone when phases run: both models as warmed up stay, and the newest of each."""
+  s = from_config(minigrid.get_config().to_dict())
+  assert s.pretrain.steps and memory.idle_models(s, "phase1") == 4
+
+
+def test_without_remat_every_layer_keeps_what_it_computed():
+  """Else only its input, and two layers' own are there while one is computed again."""
+  full, none = (
+    memory.temporary_bytes(settings(model__remat=r), "phase1", ONE)["activations"]
+    for r in ("full", "none")
+  )
+  layer = 4 * 3072 + 3 * 24_576 + 2 * 32 * 256
+  assert none / full == pytest.approx(28 * layer / (28 * 3072 + 2 * layer))
 
 
 def test_only_the_prompts_that_are_kept_are_learnt_from():
