@@ -47,8 +47,8 @@ from swirl_jax.data.collectors.tools_calls import MOVES
 from swirl_jax.data.collectors.tools_mistakes import MISTAKES
 from swirl_jax.data.collectors.tools_states import APIS
 
-VERSION = "2026.3.23"
-INSTALL = f"pip install -e '.[tools]' && pip install --no-deps bfcl-eval=={VERSION}"
+PINNED = "2026.3.23"
+INSTALL = f"pip install -e '.[tools]' && pip install --no-deps bfcl-eval=={PINNED}"
 TIME_LIMIT = 60.0  # seconds of one episode
 PACKAGES = ("bfcl-eval", "mpmath")
 VERSION = 1
@@ -89,8 +89,8 @@ def check(settings: Mapping) -> None:
     found = importlib.metadata.version("bfcl-eval")
   except importlib.metadata.PackageNotFoundError:
     raise ValueError(f"tools: bfcl-eval is not installed: {INSTALL}") from None
-  if found != VERSION:
-    raise ValueError(f"tools: bfcl-eval is {found}, must be {VERSION}: {INSTALL}")
+  if found != PINNED:
+    raise ValueError(f"tools: bfcl-eval is {found}, must be {PINNED}: {INSTALL}")
   if importlib.util.find_spec("mpmath") is None:
     raise ValueError(f"tools: mpmath, which bfcl-eval needs, is not installed: {INSTALL}")
 

@@ -307,7 +307,7 @@ def test_check_refuses_another_version(monkeypatch):
 
 
 def test_check_names_mpmath_where_it_is_missing(monkeypatch):
-  monkeypatch.setattr(importlib.metadata, "version", lambda name: tools.VERSION)
+  monkeypatch.setattr(importlib.metadata, "version", lambda name: tools.PINNED)
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(ValueError, match="mpmath.*is not installed"):
     tools.check(SETTINGS)
