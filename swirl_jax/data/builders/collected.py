@@ -3,8 +3,9 @@
 The folder of a collection, `NAME_DIGEST` in the data folder (the digest is of the settings and the
 collector's `VERSION`), holds `episodes.jsonl` and `versions.json` (see `collection.py`),
 `transitions.jsonl`, which is in the format of docs/world.md, and `collection.json`: settings,
-versions, counts, and every dropped episode with its reason. What a state hides can make a transition no function of (x, z): all lines of an (x, z) that led to
-several y are left out, and counted as `conflicting`.
+versions, counts, and every dropped episode with its reason. What a state hides can make a
+transition no function of (x, z): all lines of an (x, z) that led to several y are left out, and
+counted as `conflicting`.
 """
 
 import functools
