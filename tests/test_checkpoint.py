@@ -1,5 +1,6 @@
 """Checkpoints: bit for bit, on any mesh; damage is found and set aside; errors say what to do."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -208,6 +209,34 @@ def test_keeps_the_newest_and_deletes_only_behind_a_manifest(tmp_path, monkeypat
     checkpointer.wait()
     assert sorted(os.listdir(folder)) == ["3", "4", "damaged"]
     assert os.listdir(folder / "damaged") == ["4-1"]
+
+
+def test_remains_do_not_count_among_the_kept(tmp_path, monkeypatch):
+  def fail(*_):
+    raise RuntimeError("no manifest today")
+
+  with Checkpointer(tmp_path, keep=2) as checkpointer:
+    for position in (1, 2, 3, 4):
+      with monkeypatch.context() as broken:
+        if position == 3:
+          broken.setattr(ckpt, "write_manifest", fail)
+        checkpointer.save(position, {"x": jnp.float32(position)}, {})
+        with contextlib.suppress(CheckpointError):
+          checkpointer.wait()
+  assert {"2", "4"} <= set(os.listdir(tmp_path)) and "1" not in os.listdir(tmp_path)
+
+
+def test_damage_behind_a_readers_first_look_is_seen(copy):
+  with Checkpointer(copy, keep=2, read_only=True) as checkpointer:
+    position, _ = checkpointer.latest()
+    path = max((p for p in (copy / str(position)).rglob("*") if p.is_file()
+                and p.name != ckpt.MANIFEST), key=lambda p: p.stat().st_size)  # fmt: skip
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    checkpointer.latest()
+    with pytest.raises(CheckpointError, match=f"{path.name} is damaged"):
+      checkpointer.restore(position, template(make_state(make_mesh(8, 1, 1))))
 
 
 def test_the_newest_is_so_by_number_not_by_name(tmp_path):
