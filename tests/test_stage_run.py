@@ -270,3 +270,31 @@ def test_a_phase_is_scored_every_so_many_steps_and_keeps_no_best(stage, monkeypa
     work._validate(row)
     assert row == ({} if work.step % 2 else {"validation": 0.5})
   assert len(seen) == 2 and seen[0][0] == run.players.fwm and work.best is None
+
+
+@pytest.mark.parametrize("fields, own", [(("y",), "fwm_labels"), (("z",), "idm_labels")])
+def test_mixed_labels_are_the_models_own_and_the_surest_of_the_idms(
+  stage, monkeypatch, fields, own
+):
+  run = stage[0]
+  index, s = next((i, s) for i, s in enumerate(run.plan) if s.name == "pseudo_labels")
+  pairs, (low, high) = run.data.arrays["unlabelled"], (-1.0, -0.5)
+  count, length = len(pairs.x.tokens), run.data.arrays[own].z.tokens.shape[1]
+  sure = np.arange(count) % 4 == 0
+  halves = {
+    name: jax.tree.map(lambda a, part=part: a[part], run.data.arrays[own])
+    for name, part in (("fwm_labels", slice(0, 100)), ("idm_labels", slice(100, 200)))
+  }
+  data = dataclasses.replace(run.data, arrays={**run.data.arrays, **halves})
+  monkeypatch.setattr(run, "data", data)
+  work = StageRun(run, index, dataclasses.replace(s, fields=fields, confident=0.25))
+  written = jnp.zeros((count, length), jnp.int32)
+  work.latents = inputs.Latents(written, written == 0, jnp.where(sure, high, low))
+
+  def rows(t, part):
+    return set(map(tuple, np.concatenate([np.asarray(f.tokens)[part] for f in t[:2]], axis=1)))
+
+  (batch,) = work._batches()(0)
+  half = s.settings.batch // 2
+  assert rows(batch, slice(half)) <= rows(halves[own], slice(None))
+  assert rows(batch, slice(half, None)) <= rows(pairs, sure)
