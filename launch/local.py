@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     return run(args.command, processes=args.processes, port=port, grace=args.grace)
   except OSError as error:
-    print(f"[launch] no such program: {args.command[0]!r} ({error.strerror})", file=sys.stderr)
+    print(f"[launch] {args.command[0]!r} can't be started: {error.strerror}", file=sys.stderr)
     return 127
 
 

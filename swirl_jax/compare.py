@@ -119,16 +119,15 @@ def compare(config: Mapping[str, Any], workdir: str, parallel: int) -> str:
   from swirl_jax.typed import build
 
   plan = build(comparison.Comparison, config, "config")
-  folder = pathlib.Path(workdir)
+  folder = folder_to_write("workdir", workdir)
   if (folder / "config.json").exists():
     saved = json.loads((folder / "config.json").read_text())
     check_config(saved, dict(config), ("seeds", "run.mesh"))
   data = plan.run["data"]["dir"] or str(folder / "data")
 
-  folder_to_write("workdir", workdir)
-  write_json_atomic(folder / "config.json", json.loads(json.dumps(dict(config))))
   first = comparison.seed_config(plan, plan.tuning_seed, {}, data)
   start.world_of(from_config(first)).prepare(data)  # once, before the runs share it
+  write_json_atomic(folder / "config.json", json.loads(json.dumps(dict(config))))
   tuning = comparison.tuning_folders(plan, workdir)
   jobs = {path: comparison.tuning_config(plan, factor, data) for factor, path in tuning.items()}
   if jobs:

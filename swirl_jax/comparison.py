@@ -44,6 +44,8 @@ class Comparison:
       raise ValueError(f"factors = {self.factors}: allowed are numbers above 0, each once.")
     if not from_config(self.run).swirl.iterations:
       raise ValueError("run.swirl.iterations = 0: allowed is a whole number from 1.")
+    for seed in (*self.seeds, self.tuning_seed):
+      make_plan(from_config({**self.run, "seed": seed}))  # refuses now what the runs would
 
 
 # -- the configs of the runs ---------------------------------------------------------------------

@@ -78,7 +78,8 @@ def train(job: Job, *, profile: bool = False) -> str:
   first).
 
   Raises `Preempted` once a SIGTERM's checkpoint is saved, `TrainingError` where numbers stop being
-  finite, `CheckpointError` where one can't be written.
+  finite, `CheckpointError` where one can't be written, `CheckpointFilesError` for weights that are
+  not what the config of `pretrained` says.
   """
   settings, folder = job.settings, job.folder
   with job.lock:

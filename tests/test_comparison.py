@@ -288,6 +288,18 @@ def test_tuning_decides_the_rates_of_the_seeds(tmp_path, monkeypatch):
   assert "× 0.3" in (tmp_path / "comparison.html").read_text()
 
 
+@pytest.mark.parametrize("field, value, said", [
+  ("seeds", (0, 2**32), "seed = 4294967296: allowed is"),
+  ("run.rivals.paper_iterative.iterations", 7, "paper_iterative.phase1.steps = 0: SWIRL's 6 up"),
+])  # fmt: skip
+def test_what_a_run_would_refuse_is_refused_before_the_data(field, value, said, tmp_path):
+  c = config.get_config("test")
+  c.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=said):
+    compare.compare(c.to_dict(), str(tmp_path), 1)
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_comparison_does_not_go_on_with_another_run(tmp_path, monkeypatch):
   def began(*_):
     raise RuntimeError("began")
@@ -297,6 +309,9 @@ def test_a_comparison_does_not_go_on_with_another_run(tmp_path, monkeypatch):
   (tmp_path / "config.json").write_text(json.dumps(c))
   with pytest.raises(RuntimeError, match="began"):
     compare.compare(c | {"seeds": (7,)}, str(tmp_path), 1)
+  c["run"]["mesh"]["data"] = 2
+  with pytest.raises(RuntimeError, match="began"):
+    compare.compare(c, str(tmp_path), 1)
   c["run"]["phase1"]["steps"] += 1
   with pytest.raises(ValueError, match=r"run\.phase1\.steps: saved"):
     compare.compare(c, str(tmp_path), 1)

@@ -51,11 +51,11 @@ def world(
     raise ValueError(f"the vocabulary of the world {name!r} is that of its data: set "
                      "config.data.dir, the folder that it is collected into.")  # fmt: skip
   own = {key: value for key, value in settings.items() if key not in COMMON}
-  version = importlib.import_module(module).VERSION
-  digest = text_world.settings_digest({**own, "collector": version})
-  folder = pathlib.Path(data_dir) / f"{name}_{digest}"
+  version = {"collector": importlib.import_module(module).VERSION}
+  folder = pathlib.Path(data_dir) / f"{name}_{text_world.settings_digest(own | version)}"
   read = functools.partial(_read, module, own, folder, settings, workers)
-  return text_world.make(name, {"name": name, **settings}, folder / _LINES, data_dir, read)
+  settings = {"name": name, **settings, **version}
+  return text_world.make(name, settings, folder / _LINES, data_dir, read)
 
 
 def _read(

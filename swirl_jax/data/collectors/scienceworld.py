@@ -286,7 +286,7 @@ def _act(simulator: Simulator, command: str, answers: list[str]) -> str:
   for _ in range(5):
     options = text.options(said)
     if not options:
-      return re.sub("^go to ", "go ", done)  # as the gold paths say it
+      return re.sub("^go to ", "go ", done)  # gold paths say `go to`, random commands `go`
     number = answers.pop(0) if answers else min(options, key=int)
     number = number if number in options else min(options, key=int)
     if len(set(options.values())) > 1:
