@@ -89,5 +89,5 @@ def test_a_picture_may_lie_beside_the_parquet(tmp_path):
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
   write(tmp_path / "in" / "test-0.parquet", row())
   monkeypatch.setitem(sys.modules, "pyarrow", None)
-  with pytest.raises(ValueError, match=r"pip install 'swirl_jax\[visual\]'"):
+  with pytest.raises(ValueError, match=r"pip install -e '\.\[visual\]'"):
     drawn.converted("bytemorph", tmp_path / "in", tmp_path / "b.jsonl")

@@ -108,7 +108,7 @@ def test_a_display_matrix_turns_a_frame():
 
 def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "av", None)
-  with pytest.raises(ValueError, match=r"pip install 'swirl_jax\[visual\]'"):
+  with pytest.raises(ValueError, match=r"pip install -e '\.\[visual\]'"):
     videos.at(tmp_path / "a.mkv", tmp_path, 0)
 
 
