@@ -67,7 +67,8 @@ if [[ "$install" == 1 ]]; then
   git archive --format=tar.gz --output="$archive" HEAD
   gcloud compute tpus tpu-vm scp "$archive" "$tpu:swirl-source.tar.gz" "${where[@]}" --worker=all
   on_all "set -e
-    mkdir -p ~/swirl_jax && cd ~/swirl_jax && rm -rf swirl_jax configs launch
+    mkdir -p ~/swirl_jax
+    rm -rf ~/swirl_jax/swirl_jax ~/swirl_jax/configs ~/swirl_jax/launch
     tar -xzf ~/swirl-source.tar.gz -C ~/swirl_jax
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
       || { echo 'error: Python 3.11 or newer is needed on the TPU VM' >&2; exit 2; }
