@@ -123,7 +123,7 @@ def main(argv):
   try:
     settings, limit = from_config(flags.FLAGS.config.to_dict()), MEMORY[chip] * GB
   except ValueError as error:
-    raise app.UsageError(str(error)) from None
+    sys.exit(str(error))
   mesh = topology_mesh(settings, flags.FLAGS.topology)
   print(f"{flags.FLAGS.topology}, mesh {dict(mesh.shape)}, per chip:", flush=True)
   failed = False

@@ -37,6 +37,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   args = parser.parse_args(argv)
   if args.processes < 1:
     parser.error(f"--processes={args.processes}: at least 1 is needed")
+  if args.port is not None and not 0 < args.port < 2**16:
+    parser.error(f"--port={args.port}: allowed is 1 to 65535")
+  if not args.grace >= 0:
+    parser.error(f"--grace={args.grace}: allowed is a number of seconds from 0")
   if args.command[:1] == ["--"]:
     args.command = args.command[1:]
   if not args.command:

@@ -6,6 +6,8 @@ A run with the same `config.world` and `config.data.dir` then starts from it. Co
 where a killed one stopped, and gives the same data whatever the number of workers.
 """
 
+import sys
+
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -37,7 +39,7 @@ def main(argv):
   try:
     world = collect(flags.FLAGS.config.to_dict(), flags.FLAGS.workers)
   except (ValueError, collection.CollectionError) as error:
-    raise app.UsageError(str(error)) from None
+    sys.exit(f"Stopped: {error}")
   splits = world.prepare(flags.FLAGS.config.data.dir).info.splits
   for name, split in splits.items():
     print(f"{name:12s} {split.num_examples:8,d} transitions")

@@ -8,6 +8,7 @@ prompt that the model was trained on. A folder that holds anything is left alone
 """
 
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -128,7 +129,7 @@ def main(argv):
       overwrite=given.overwrite,
     )
   except (ValueError, OSError, CheckpointError) as error:
-    raise app.UsageError(str(error)) from None
+    sys.exit(f"Nothing was exported: {error}")
   for folder in folders:
     print(folder)
 

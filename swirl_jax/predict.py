@@ -11,6 +11,7 @@ folder that predicted ones are written into.
 
 import functools
 import pathlib
+import sys
 from typing import NamedTuple
 
 import jax
@@ -144,7 +145,7 @@ def main(argv):
     if given.out:
       shown = write_pictures(predictor.draw(shown), given.out)
   except (ValueError, OSError, CheckpointError) as error:
-    raise app.UsageError(str(error)) from None
+    sys.exit(f"Nothing was predicted: {error}")
   for answer, text in zip(answers, shown, strict=True):
     verified = "" if answer.verified is None else f"  IDM {answer.verified:8.3f}"
     print(f"{answer.logp:9.3f}{verified}  {text}")

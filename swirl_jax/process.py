@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import jaxlib.version
-from absl import app
+from absl import app, flags
 
 # glibc's malloc.h, Linux' mman.h
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -56,14 +56,19 @@ def _addresses_are_free() -> bool:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-  """For `app.run`: absl's parsing, where a field that a config hasn't is one line, as other flags
-  that can't be are.
+  """For `app.run`: absl's parsing, where a config that isn't there, or a field that it hasn't, is
+  one line, as other flags that can't be are.
   """
   try:
-    return app.parse_flags_with_usage(argv)
+    rest = app.parse_flags_with_usage(argv)
+    flags.FLAGS["config"].value.to_dict()  # a file that isn't there is an error when it is used
+    return rest
+  except OSError as error:
+    if not _raised_in(error, "config_flags"):
+      raise
+    sys.exit(f"FATAL Flags parsing error: {error}")
   except (AttributeError, KeyError) as error:
-    frames = traceback.extract_tb(error.__traceback__)
-    if not any("config_path" in frame.filename for frame in frames):
+    if not _raised_in(error, "config_path"):
       raise  # of the config's own code
     while isinstance(error, Exception):  # the AttributeError of a KeyError
       error = error.args[0]
@@ -74,6 +79,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
       f"FATAL Flags parsing error: {' '.join(given)}: the config has no field {name!r}. "
       f"{hint or 'Allowed are those of the file that --config names.'}"
     )
+
+
+def _raised_in(error: BaseException, module: str) -> bool:
+  return any(module in frame.filename for frame in traceback.extract_tb(error.__traceback__))
 
 
 def repeat_on_gpu() -> None:

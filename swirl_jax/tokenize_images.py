@@ -9,6 +9,7 @@ The same command goes on where a killed one stopped, and gives the same bytes. T
 # The processes that read pictures import this file: what they don't need is imported in `main`.
 import importlib.metadata
 import os
+import sys
 
 from absl import app, flags
 
@@ -30,7 +31,7 @@ def main(argv):
       workers=workers, most_refused=f.most_refused, versions=_versions(),
     )  # fmt: skip
   except (ValueError, tokenize_job.JobError, image_workers.WorkerError) as error:
-    raise app.UsageError(str(error)) from None
+    sys.exit(f"Stopped: {error}")
   for what, counts in summary["counts"].items():
     print(f"{what}: " + ", ".join(f"{n:,d} {name}" for name, n in counts.items()))
   for kind, pictures in summary["refused"].items():

@@ -126,6 +126,10 @@ def test_bad_usage_is_said_at_once(capsys):
   with pytest.raises(SystemExit):
     local.parse(["--processes=0", "--", "true"])
   assert "--processes=0" in capsys.readouterr().err
+  for flag in ("--port=65536", "--port=0", "--grace=-1", "--grace=nan"):
+    with pytest.raises(SystemExit):
+      local.parse(["--processes=2", flag, "--", "true"])
+    assert flag.partition("=")[0] in capsys.readouterr().err
   with pytest.raises(SystemExit):
     local.parse(["--processes=2"])
   assert "after --" in capsys.readouterr().err

@@ -307,6 +307,17 @@ def test_an_error_in_a_configs_own_code_is_shown_whole(tmp_path):
   assert out.returncode != 0 and "AttributeError: 'dict' object has no attribute" in out.stderr
 
 
+def test_a_config_file_that_is_not_there_is_one_line(tmp_path):
+  out = subprocess.run(
+    [sys.executable, "-m", "swirl_jax.main", "--config=configs/mingrid.py",
+     f"--workdir={tmp_path}/x"],
+    capture_output=True, text=True, cwd=ROOT, check=False,
+  )  # fmt: skip
+  assert out.returncode != 0 and "Traceback" not in out.stderr
+  assert "No such file or directory: 'configs/mingrid.py'" in out.stderr
+  assert not (tmp_path / "x").exists()
+
+
 def test_a_number_that_is_not_finite_stops_the_run(tmp_path):
   workdir = tmp_path / "run"
   code, out = run(

@@ -76,7 +76,7 @@ def _object(raw: bytes) -> dict[str, Any]:
     _refuse("a number", constant, "finite")
 
   try:
-    text = raw.decode("utf-8")
+    text = raw.decode("utf-8-sig")  # some editors put a byte order mark in front
   except UnicodeDecodeError as error:
     place = f"byte {raw[error.start]:#x} at place {error.start + 1}"
     raise Refused(f"the line has the {place}, must be UTF-8") from None

@@ -207,7 +207,7 @@ def main(argv):
       judged = judge(items, endpoint, template, cache, settings=settings, patience=patience,
                      budget=budget, progress=progress)  # fmt: skip
   except ValueError as error:
-    raise app.UsageError(str(error)) from None
+    sys.exit(f"Stopped: {error}")
   told = {"template": template.name, "scale": [template.low, template.high]}
   told |= {
     "request": judge_asking.REQUEST | request,

@@ -26,6 +26,8 @@ def prepare(config: dict):
   if missing:
     raise ValueError(f"config.{missing[0]} is missing.")
   seed, chosen = config.pop("seed"), config.pop("experiments")
+  if not isinstance(seed, int) or not 0 <= seed < 2**32:
+    raise ValueError(f"config.seed = {seed!r}: allowed is a whole number from 0 to 2**32 - 1.")
   unknown = [name for name in config if name not in experiments.names()]
   if unknown:
     allowed = ", ".join(("seed", "experiments", *experiments.names()))

@@ -61,6 +61,19 @@ def same(text):
   return " ".join(text.split())
 
 
+def test_a_byte_order_mark_is_no_part_of_a_line(tmp_path):
+  splits = ("train", "train", "validation", "test")
+  lines = [
+    {"x": f"a {i}", "y": f"b {i}", "z": "go", "episode": i, "split": split}
+    for i, split in enumerate(splits)
+  ]
+  marked = [b"\xef\xbb\xbf" + json.dumps(lines[0]).encode(), *lines[1:]]
+  (tmp_path / "plain").mkdir()
+  found, counts = prepared(tmp_path, marked, labelled=1)
+  assert counts["labelled"]["kept"] == counts["test"]["kept"] == 1
+  assert found == prepared(tmp_path / "plain", lines, labelled=1)[0]
+
+
 # -- what is refused -----------------------------------------------------------------------------
 
 GOOD = {"x": "a", "y": "b", "z": "go", "episode": 1}

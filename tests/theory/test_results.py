@@ -76,6 +76,10 @@ def test_every_file_of_the_folder_is_an_experiment():
      "config.theorem1.tables = 2.5: a value of type int is needed"),
     ({"seed": 0, "experiments": ("theorem1",), "theorem1": {"rate": -1.0}},
      "config.theorem1: rate = -1.0: allowed is above 0"),
+    ({"seed": -1, "experiments": ("theorem1",)}, "config.seed = -1: allowed is a whole number"),
+    ({"seed": 2**32, "experiments": ("theorem1",)}, "config.seed = 4294967296: allowed is"),
+    ({"seed": 0, "experiments": ("theorem2",), "theorem2": {"group": 1}},
+     "config.theorem2: group = 1: allowed is from 2"),
   ],
 )  # fmt: skip
 def test_one_clear_error(config, message):

@@ -53,6 +53,8 @@ class Settings:
 
   def __post_init__(self):
     results.check_positive(self)
+    if self.group < 2:
+      raise ValueError(f"group = {self.group}: allowed is from 2.")
 
 
 def run(settings: Settings) -> Result:
