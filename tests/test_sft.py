@@ -184,3 +184,23 @@ def test_what_is_not_finite_changes_nothing(bad):
   after, metrics = step(broken, batch, SCHEDULE, spec=spec)
   assert metrics["nonfinite"].sum == 1
   jax.tree.map(np.testing.assert_array_equal, after, broken)
+
+
+@pytest.mark.parametrize(
+  "loss, gradient", [(np.nan, 1.0), (np.inf, 1.0), (1.0, np.nan), (1.0, 1e30)]
+)
+def test_a_loss_or_a_norm_that_is_not_finite_is_no_update(loss, gradient):
+  """Each alone. Gradients of 1e30 are finite, and their squares beyond float32."""
+  before = tiny.state({"w": jnp.ones(3)}, AdamW())
+  grads = {"w": jnp.full(3, gradient, jnp.float32)}
+  after, metrics = sft.apply_update(before, grads, jnp.float32(loss), SCHEDULE, optimizer=AdamW())
+  jax.tree.map(np.testing.assert_array_equal, after, before)
+  assert metrics["nonfinite"].sum == 1
+
+
+def test_the_norm_is_that_of_all_gradients_together():
+  grads = {"a": jnp.array([3.0]), "b": {"c": jnp.array([[0.0, -4.0]])}}
+  state = tiny.state(jax.tree.map(jnp.zeros_like, grads))
+  after, metrics = sft.apply_update(state, grads, jnp.float32(1), SCHEDULE, optimizer=tiny.PLAIN)
+  assert float(metrics["grad_norm"].sum) == pytest.approx(5.0)
+  assert metrics["nonfinite"].sum == 0 and after.step == 1
