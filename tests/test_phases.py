@@ -210,12 +210,15 @@ def test_the_kl_is_to_the_reference(reference, kl):
   np.testing.assert_allclose(value(metrics["kl"]), amount[mask].mean(), rtol=1e-4)
 
 
-def test_k1_in_the_reward():
-  spec = dataclasses.replace(PHASE1, reference="snapshot", kl="k1", kl_in="reward")
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+def test_k1_in_the_reward(reduce):
+  """Reduced over tokens as the reward is."""
+  reward = RewardSpec(reduce=reduce)
+  spec = dataclasses.replace(PHASE1, reference="snapshot", kl="k1", kl_in="reward", reward=reward)
   seen = collect(spec)
   logp_ref = plain_logp(FWM, REFERENCE, BATCH.transition, seen.target)
   k1, mask = seen.drawn.logp - logp_ref, seen.drawn.mask
-  penalty = np.where(mask, k1, 0).sum(-1) / mask.sum(-1)
+  penalty = np.where(mask, k1, 0).sum(-1) / (mask.sum(-1) if reduce == "mean" else 1)
   state, metrics = run(spec, beta=0.3)
   expected = reinforce(spec, seen, reward=seen.reward - 0.3 * penalty)
   tiny.assert_gradients_close(tiny.gradient(state), expected)
