@@ -107,6 +107,28 @@ def test_bfloat16_hidden_gives_float32_numbers():
 
 
 @pytest.mark.parametrize("form", ["separable", "three_passes"])
+def test_the_heads_gradient_of_bfloat16_is_summed_in_float32(form):
+  """A head of zeros over two tokens: each place adds ± hidden / 2, which bfloat16 holds exactly,
+  while it can't hold their sum.
+  """
+  rng = np.random.default_rng(5)
+  hidden = jnp.asarray(rng.normal(size=(4, 64, D)), jnp.bfloat16)
+  targets = rng.integers(0, 2, (4, 64)).astype(np.int32)
+
+  def loss(head):
+    if form == "three_passes":
+      return logprob.token_logprobs(hidden, head, targets, chunk=64)[0].sum()
+    terms = lambda logp, entropy, w: (w * logp, {})  # noqa: E731
+    weights = jnp.ones(targets.shape)
+    return logprob.separable_loss(hidden, head, targets, weights, terms, chunk=64)[0]
+
+  sign = np.where(targets[..., None] == np.arange(2), 0.5, -0.5)
+  expected = np.einsum("ntd,ntv->dv", np.asarray(hidden, np.float64), sign)
+  found = tiny.jit(jax.grad(loss))(jnp.zeros((D, 2)))
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["separable", "three_passes"])
 def test_temporaries_of_a_large_vocabulary(form):
   """V = 151,936, D = 256, 4,096 tokens, with gradient: at most 400 MB (whole logits are 2.5 GB)."""
   rows, length, width, vocab, chunk = 8, 512, 256, 151_936, 128
