@@ -67,6 +67,16 @@ def test_equals_optax_adamw(clip_norm, kind):
   assert np.abs(params["mlp"]["down"] - PARAMS["mlp"]["down"]).max() > 0.01
 
 
+def test_small_gradients_move_as_far_as_large_ones():
+  """A first update is the rate times g / (|g| + 1e-8): large models have gradients of 1e-6."""
+  for g in (1e-6, 1.0):
+    grads = jax.tree.map(lambda p, g=g: np.full_like(p, g), PARAMS)
+    ours = AdamW(clip_norm=0.0)
+    params, _ = ours.update(grads, ours.init(PARAMS), PARAMS, jnp.int32(0), schedule(0.1))
+    moved = PARAMS["qkv_bias"] - params["qkv_bias"]
+    np.testing.assert_allclose(moved, 0.1 * g / (g + 1e-8), rtol=1e-4)
+
+
 def test_the_first_moment_in_bfloat16():
   """It takes half the bytes; five updates differ by its rounding and no more."""
   states = {name: AdamW(mu_dtype=name).init(PARAMS) for name in ("float32", "bfloat16")}
