@@ -1,5 +1,7 @@
 """Templates: which tokens stand where, ragged pieces, what a group shares."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +135,16 @@ CHAT = prompts.Template(((1, 5), "z", (6,), "x", (7, 8)), "y", (4,), begin=(1,))
 )
 def test_a_further_turn_is_the_prompt_without_x(template, pieces):
   assert prompts.continuation(template) == pieces
+
+
+def test_a_further_turn_of_a_chat_does_not_begin_again():
+  """Where the chat template writes the begin marker, as Llama's and Gemma's do."""
+
+  def chat(messages, **_):
+    return (1, 7), "z", (8,), "x", (9,)
+
+  template = prompts.chat_template(SimpleNamespace(bos=1, eos=2, chat=chat), "y")
+  assert prompts.continuation(template) == ((7,), "z", (9,))
 
 
 def test_a_further_turn_needs_a_state_to_go_on_from():
