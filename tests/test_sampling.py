@@ -119,6 +119,17 @@ def test_ties_at_the_cut_are_kept():
   np.testing.assert_array_equal(found, [[1.0, 0.5, 0.5, 0.5, 0.0]])
 
 
+def test_the_cut_is_exact():
+  """A nucleus whose mass is just top_p, and probabilities that are neighbours in float32."""
+  p = np.array([0.5, 0.25, 0.125, 0.125], np.float32)
+  found = sampling.keep_top(p, top_k=0, top_p=0.75)
+  np.testing.assert_array_equal(found, [0.5, 0.25, 0.0, 0.0])
+  for most in (1.0, 0.3):
+    p = np.float32([np.nextafter(np.float32(most), np.float32(0)), most])
+    found = sampling.keep_top(p, top_k=1, top_p=1.0)
+    np.testing.assert_array_equal(found, [0.0, p[1]])
+
+
 @pytest.mark.parametrize("size", [2, 7, 40, 300])
 def test_no_token_of_zero_probability(size):
   """At u = 0, at the largest u below 1 and on every edge of the running sum."""
@@ -336,6 +347,7 @@ def test_steps_phases_and_iterations_draw_anew():
     ({"top_p": 1.5}, r"decoding\.top_p = 1\.5"),
     ({"top_p": float("nan")}, r"decoding\.top_p = nan"),
     ({"allowed": ((6, 10),)}, r"leaves out the end marker 2"),
+    ({"allowed": ((0, 2), (3, 10))}, r"leaves out the end marker 2"),
     ({"allowed": ((6, 10), (2, 3))}, r"decoding\.allowed = .* rising and disjoint"),
     ({"guidance": 0.9}, r"decoding\.guidance = 0\.9: allowed is a number from 1"),
     ({"guidance": float("inf")}, r"decoding\.guidance = inf"),
