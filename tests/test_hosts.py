@@ -39,3 +39,14 @@ def test_one_process_is_enough(monkeypatch, flags):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(hosts.multihost_utils, "process_allgather", lambda _: np.array(flags))
   assert hosts.any_process(bool(flags[0])) == any(flags)
+
+
+def test_once_asked_all_stop_from_then_on(monkeypatch):
+  """JAX's service says so at one call alone."""
+  answers = iter([False, True, False])
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(
+    hosts.multihost_utils, "reached_preemption_sync_point", lambda _: next(answers)
+  )
+  with hosts.PreemptionGuard() as guard:
+    assert [guard.requested() for _ in range(4)] == [False, True, True, True]
