@@ -35,6 +35,27 @@ def test_lines(tmp_path):
   assert (tmp_path / "a").read_bytes() == "ä\nb\n".encode()
 
 
+def test_lines_that_end_in_an_error_leave_what_was(tmp_path):
+  def lines():
+    yield "new"
+    raise RuntimeError
+
+  (tmp_path / "a").write_text("old")
+  with pytest.raises(RuntimeError):
+    whole_files.write_lines(tmp_path / "a", lines())
+  assert (tmp_path / "a").read_text() == "old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_two_processes_write_to_files_of_their_own(tmp_path, monkeypatch):
+  with whole_files.replacing(tmp_path / "a") as one:
+    one.write_text("one")
+    monkeypatch.setattr(os, "getpid", lambda: -1)  # of another process
+    with whole_files.replacing(tmp_path / "a") as other:
+      other.write_text("other")
+    assert one.read_text() == "one"
+  assert (tmp_path / "a").read_text() == "one"
+
+
 def test_a_lock_is_held_once(tmp_path):
   path = tmp_path / "new" / "lock"
   with whole_files.locked(path), open(path, "w") as file:
@@ -73,3 +94,10 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
   with whole_files.replacing(path) as temporary:
     temporary.write_text("new")
   assert flushed == [(temporary, False), (tmp_path, True)]
+
+
+def test_a_flush_is_of_the_file_and_of_the_folder(tmp_path, monkeypatch):
+  flushed = []
+  monkeypatch.setattr(os, "fsync", lambda n: flushed.append(os.fstat(n).st_ino))
+  whole_files.write_lines(tmp_path / "a", ["new"])
+  assert flushed == [(tmp_path / "a").stat().st_ino, tmp_path.stat().st_ino]
