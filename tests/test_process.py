@@ -2,10 +2,14 @@
 
 import pathlib
 import platform
+import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from swirl_jax import process
 
 THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage")
 
@@ -60,6 +64,25 @@ def test_what_is_allocated_may_have_large_pages():
   assert out.stdout.strip() == "True"
 
 
+INF = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize("addresses, data, mode, free", [
+  (INF, INF, "0", True), (INF, INF, "1", True), (INF, INF, None, True), (INF, INF, "2", False),
+  (2**40, INF, "0", False), (INF, 2**40, "0", False), (2**40, 2**40, "1", False),
+])  # fmt: skip
+def test_half_of_the_memory_is_reserved_where_that_costs_nothing(
+  addresses, data, mode, free, tmp_path, monkeypatch
+):
+  """Not under `ulimit -v` or `-d`, nor where the kernel counts what isn't touched (mode 2)."""
+  limits = {resource.RLIMIT_AS: addresses, resource.RLIMIT_DATA: data}
+  monkeypatch.setattr(resource, "getrlimit", lambda which: (limits[which], INF))
+  if mode is not None:
+    (tmp_path / "mode").write_text(f"{mode}\n")
+  monkeypatch.setattr(process, "pathlib", SimpleNamespace(Path=lambda _: tmp_path / "mode"))
+  assert process._addresses_are_free() == free
+
+
 FLAGS = """
 import os
 from swirl_jax import process
@@ -83,3 +106,24 @@ def test_this_jaxlib_knows_the_flags():
   """
   out = subprocess.run([sys.executable, "-c", FLAGS], capture_output=True, text=True)
   assert (out.returncode, out.stdout.strip()) == (0, "1.5"), out.stderr
+
+
+def test_an_error_that_nobody_foresaw_is_shown_whole_and_waits_for_no_other(monkeypatch, capfd):
+  """Of one process it goes its way; of several the process ends at once."""
+
+  class Ended(Exception):
+    pass
+
+  def end(code):
+    raise Ended(code)
+
+  monkeypatch.setattr(process.os, "_exit", end)
+  for several, raised in ((False, ZeroDivisionError), (True, Ended)):
+    monkeypatch.setattr(process, "_one_of_several", lambda several=several: several)
+    with pytest.raises(raised) as found:
+      try:
+        _ = 1 / 0
+      except ZeroDivisionError:
+        process.fail()
+  assert found.value.args == (1,)
+  assert "ZeroDivisionError" in capfd.readouterr().err
