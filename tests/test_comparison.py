@@ -84,6 +84,7 @@ STILL["swirl"]["iterations"] = 0
     ({"seeds": (1, 1)}, "config: seeds = (1, 1): allowed are one or more, each once"),
     ({"tuning_seed": 1}, "config: tuning_seed = 1: allowed is one that isn't in seeds"),
     ({"factors": (1.0, 0.0)}, "config: factors = (1.0, 0.0): allowed are numbers above 0"),
+    ({"factors": (1.0, 1.0)}, "config: factors = (1.0, 1.0): allowed are numbers above 0, each"),
     ({"sedes": (1,)}, "config.sedes is not a field; allowed are run, seeds"),
     ({"run": STILL}, "config: run.swirl.iterations = 0: allowed is a whole number from 1"),
     ({"run": {"seed": 0}}, "config.weights is missing"),
@@ -200,7 +201,10 @@ def test_curves_and_iterations():
 def test_the_best_factor_of_each_method_is_chosen():
   tuning = {}
   for factor, score in ((1.0, 0.4), (0.3, 0.6)):
-    rows = [row("swirl", "fwm", "validation", score), row("self", "idm", "validation", 1 - score)]
+    rows = [
+      row("swirl", "fwm", "validation", score), row("swirl", "idm", "validation", 1 - score),
+      row("self", "idm", "validation", 1 - score), row("warmup", "fwm", "validation", 0.9),
+    ]  # fmt: skip
     tuning[factor] = findings.RunFolder({}, {}, {}, {}, (), rows, ())
   found = comparison.scores(tuning)
   assert found == {"swirl": {1.0: 0.4, 0.3: 0.6}, "self": {1.0: 0.6, 0.3: 0.4}}
@@ -312,6 +316,8 @@ def test_a_comparison_does_not_go_on_with_another_run(tmp_path, monkeypatch):
   c["run"]["mesh"]["data"] = 2
   with pytest.raises(RuntimeError, match="began"):
     compare.compare(c, str(tmp_path), 1)
+  with pytest.raises(ValueError, match="factors.*: saved"):  # they have chosen what is there
+    compare.compare(c | {"factors": (1.0,)}, str(tmp_path), 1)
   c["run"]["phase1"]["steps"] += 1
   with pytest.raises(ValueError, match=r"run\.phase1\.steps: saved"):
     compare.compare(c, str(tmp_path), 1)
@@ -322,6 +328,7 @@ def test_a_comparison_does_not_go_on_with_another_run(tmp_path, monkeypatch):
   (5, 3, [{2}, {1}, {0, 3}, {1, 3}, {0, 2}]),
   (2, 2, [{1, 3}, {0, 2}]),
   (2, 1, [{0, 1, 2, 3}, {0, 1, 2, 3}]),
+  (5, 8, [{3}, {2}, {1}, {0}, {0, 1, 2, 3}]),
 ])  # fmt: skip
 def test_the_last_runs_share_all_cores(count, parallel, expected, tmp_path, monkeypatch):
   """Where fewer are left than may go side by side, a core beside them would stay idle."""
@@ -334,6 +341,26 @@ def test_the_last_runs_share_all_cores(count, parallel, expected, tmp_path, monk
   folders = [tmp_path / str(i) for i in range(count)]
   compare._together(dict.fromkeys(folders, run), parallel, "")
   assert [seen[str(folder)] for folder in folders] == expected
+
+
+def test_a_run_that_fails_is_named_and_those_under_way_end_first(tmp_path, monkeypatch):
+  ended = []
+
+  def play(config, folder, cores):
+    if folder.endswith("0"):
+      raise ValueError("the disk is full")
+    time.sleep(0.2)
+    ended.append(folder)
+
+  monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+  monkeypatch.setattr(compare, "_run", play)
+  monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor",
+                      lambda n, *_, **__: concurrent.futures.ThreadPoolExecutor(n))  # fmt: skip
+  run = comparison.seed_config(plan_of(), 0, {}, str(tmp_path))
+  folders = [tmp_path / str(i) for i in range(3)]
+  with pytest.raises(RuntimeError, match="0: the disk is full .*log.txt has more"):
+    compare._together(dict.fromkeys(folders, run), 2, "")
+  assert ended == [str(folders[1])]  # and no other was begun
 
 
 PARENT = """
