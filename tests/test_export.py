@@ -1,13 +1,15 @@
 """A run's models leave as folders that open elsewhere; nothing that is there is touched untold."""
 
+import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import test as test_config
-from swirl_jax import export, plan, sharding, trained
+from swirl_jax import export, plan, programs, rng, sharding, trained
 from swirl_jax.checkpoint import Checkpointer
 from swirl_jax.data import builders, fast_tokenizers
 from swirl_jax.models import hf_export, huggingface, vocabulary
@@ -16,17 +18,28 @@ from tests import tiny
 from tests.models import tiny_files
 
 
-def fake_run(folder, **model):
+def drawn(config, seed):
+  """A model, or its adapters, with nothing at 0."""
+  if not config.lora_rank:
+    return tiny.params(config, seed)
+  make = functools.partial(programs.trained_params, config)
+  draw = np.random.default_rng(seed).normal
+  shapes = jax.eval_shape(make, jax.random.key(0))
+  return jax.tree.map(lambda s: jnp.asarray(0.3 * draw(size=s.shape), jnp.float32), shapes)
+
+
+def fake_run(folder, *, saved=plan.final_models, seed=0, **model):
   """The folder of a run of configs/test.py that has ended: its config and both models, random."""
   c = test_config.get_config()
+  c.seed = seed
   c.model.update(model)
   (folder / "config.json").write_text(c.to_json())
   settings = from_config(json.loads(c.to_json()))
   world = builders.get(settings.world["name"])
   config = trained.players_of(settings, world).fwm.config
-  names = plan.final_models(plan.make_plan(settings))
+  names = saved(plan.make_plan(settings))
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
-  params = {name: tiny.params(config, seed) for seed, name in enumerate(sorted(names.values()))}
+  params = {name: drawn(config, seed) for seed, name in enumerate(sorted(names.values()))}
   with jax.set_mesh(mesh), Checkpointer(folder / "checkpoints") as checkpoints:
     state = {"models": jax.device_put(params, sharding.replicated(mesh))}
     checkpoints.save(7, state, {"models": sorted(params)})
@@ -55,6 +68,54 @@ def test_both_models_leave_bit_for_bit(run, tmp_path):
     (np.asarray(a) != np.asarray(b)).any()
     for a, b in zip(jax.tree.leaves(params["y"]), jax.tree.leaves(params["z"]), strict=True)
   )  # or the two could have been mixed up
+
+
+def test_adapters_leave_merged_with_their_base(tmp_path):
+  """W + (α / r) A B, added in float32; W is of the run's seed, in the dtype that it trains in."""
+  model = {"lora_rank": 2, "lora_alpha": 6.0, "dtype": "bfloat16"}
+  adapters, config, _ = fake_run(tmp_path, seed=5, **model)
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+  with jax.set_mesh(mesh):
+    base = programs.initial_base(config, rng.stream(jax.random.key(5), "base"))
+  folders = export.export(str(tmp_path), str(tmp_path / "out"), shard_bytes=10**9)
+  for folder, field in zip(folders, "yz", strict=True):
+    found = huggingface.load(folder, mesh).params
+    pair = adapters[field]["mlp"]["down"]
+    expected = np.float32(base["layers"]["mlp"]["down"])
+    expected = expected + 3.0 * np.einsum("lfr,lrd->lfd", pair["a"], pair["b"])
+    np.testing.assert_allclose(found["layers"]["mlp"]["down"], expected, atol=1e-5)
+    np.testing.assert_array_equal(found["embedding"], np.float32(base["embedding"]))
+
+
+def test_a_run_between_its_warm_up_and_its_end_has_its_warm_models(tmp_path):
+  fake_run(tmp_path, saved=plan.warm_models)
+  with trained.open_run(str(tmp_path)) as run:
+    assert run.names == {"y": "warm_fwm", "z": "warm_idm"}
+
+  def later(stages):
+    return plan.final_models(stages) | dict(enumerate(plan.warm_models(stages).values()))
+
+  (tmp_path / "later").mkdir()
+  fake_run(tmp_path / "later", saved=later)
+  with trained.open_run(str(tmp_path / "later")) as run:
+    assert run.names == plan.final_models(plan.make_plan(run.settings))
+
+
+def test_a_run_before_its_warm_up_has_none(tmp_path):
+  fake_run(tmp_path, saved=lambda stages: {"y": "prior"})
+  with pytest.raises(ValueError, match="has not trained warm_fwm, warm_idm yet: .* holds prior"):
+    export.export(str(tmp_path), str(tmp_path / "out"), shard_bytes=10**9)
+
+
+def test_no_file_is_larger_than_asked_for(run, tmp_path):
+  fwm, _ = export.export(str(run[0]), str(tmp_path / "out"), shard_bytes=8_000)
+  sizes = [file.stat().st_size for file in fwm.glob("*.safetensors")]
+  assert len(sizes) > 1 and max(sizes) < 10_000  # tensors, and a head of their names
+
+
+def test_the_card_names_the_codes_of_pictures():
+  assert "as the ids 5 to 8.\n" in export.card("fwm", "rooms", "x", (5, 9))
+  assert "pictures" not in export.card("fwm", "rooms", "x", None)
 
 
 def test_tokenizer_and_prompt_come_along(run, tmp_path):
