@@ -109,6 +109,43 @@ def test_ids_with_holes_are_refused():
     fast_tokenizers.wrap(PreTrainedTokenizerFast(tokenizer_object=holes))
 
 
+def test_holes_are_fine_where_nothing_is_added():
+  """The greatest id decides how many rows a model needs, not the number of tokens."""
+  from tokenizers import Tokenizer, models, pre_tokenizers
+  from transformers import PreTrainedTokenizerFast
+
+  ids = {"<pad>": 0, "<bos>": 1, "<eos>": 2, "red": 5, "key": 9}
+  backend = Tokenizer(models.WordLevel(ids))
+  backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  names = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+  holes = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+  found = fast_tokenizers.wrap(holes, SPECIAL[:3])
+  assert (found.vocab_size, found.known, found.added) == (10, 10, ())
+  assert found.encode("red key") == [5, 9] and found.decode([9, 5, 2, 9]) == "key red"
+
+
+def test_another_end_is_another_tokenizer(foreign):
+  """tokenizer.json alone does not say which token ends a text."""
+  import copy
+
+  other = copy.deepcopy(foreign)
+  other.eos_token = "?"
+  one, two = fast_tokenizers.wrap(foreign), fast_tokenizers.wrap(other)
+  assert one.tokenizer.backend_tokenizer.to_str() == two.tokenizer.backend_tokenizer.to_str()
+  assert one.eos != two.eos and one != two
+
+
+def test_a_checkpoints_tokenizer_is_opened_as_its_file_has_it(tmp_path):
+  """`transformers` would take Qwen2's own way of cutting words beside such a model."""
+  import json
+
+  words = fast_tokenizers.from_own(WordTokenizer(("red", "key", "door")))
+  words.save_pretrained(tmp_path)
+  (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+  opened = fast_tokenizers.open_tokenizer(tmp_path)
+  assert opened.encode("door red") == words.encode("door red") == [8, 6]
+
+
 def test_a_folder_without_a_tokenizer(tmp_path):
   with pytest.raises(ValueError, match=f"tokenizer '{tmp_path}': it could not be opened"):
     fast_tokenizers.open_tokenizer(tmp_path)
@@ -133,6 +170,27 @@ def test_chat_gives_the_pieces_of_a_template(bpe):
   assert pieces[0][0] == bpe.bos and bpe.sep in pieces[0] and bpe.sep in pieces[-1]
 
 
+def test_chat_adds_no_token_of_its_own():
+  """Llama's and Gemma's tokenizers put a begin before every text: a template's pieces have what the
+  template writes.
+  """
+  from tokenizers import Tokenizer, models, pre_tokenizers, processors
+  from transformers import PreTrainedTokenizerFast
+
+  words = ("<pad>", "<bos>", "<eos>", "ask", "say")
+  backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}))
+  backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  backend.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 1)])
+  tokenizer = PreTrainedTokenizerFast(
+    tokenizer_object=backend, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
+    chat_template="<bos> ask {{ messages[0].content }} say",
+  )  # fmt: skip
+  assert tokenizer.encode("ask") == [1, 3]
+  found = fast_tokenizers.wrap(tokenizer, SPECIAL[:3])
+  assert found.chat([{"role": "user", "content": "{x}"}]) == ((1, 3), "x", (4,))
+  assert found.encode("ask say") == [3, 4]
+
+
 def test_chat_settings_reach_the_template_and_errors_say_what_is_missing(bpe):
   import copy
 
@@ -145,6 +203,9 @@ def test_chat_settings_reach_the_template_and_errors_say_what_is_missing(bpe):
   other.chat_template = "{{ messages[0].role }}"
   with pytest.raises(ValueError, match=r"renders the fields \[\], expected \['x'\]"):
     found.chat([{"role": "user", "content": "{x}"}])
+  other.chat_template = "{{ messages[0].content }}{{ messages[0].content }}"
+  with pytest.raises(ValueError, match=r"renders the fields \['x', 'x'\], expected \['x'\]"):
+    found.chat([{"role": "user", "content": "{x}"}])
   other.chat_template = None
   with pytest.raises(ValueError, match="no chat template"):
     found.chat([{"role": "user", "content": "{x}"}])
@@ -153,13 +214,13 @@ def test_chat_settings_reach_the_template_and_errors_say_what_is_missing(bpe):
 def test_a_word_tokenizer_as_transformers_opens_it(tmp_path):
   from transformers import AutoTokenizer
 
-  own = WordTokenizer(("red", "key", "door"))
+  own = WordTokenizer(("red", "key", "door", "."))
   found = fast_tokenizers.from_own(own)
   assert found.ids == (own.pad, own.bos, own.eos, own.sep, own.fwm, own.idm)
   assert found.vocab_size == own.vocab_size and found.added == ()
   found.save_pretrained(tmp_path)
   opened = AutoTokenizer.from_pretrained(tmp_path)
-  for text in (" red  door ", "key", ""):
+  for text in (" red  door ", "key .", ""):
     assert opened.encode(text, add_special_tokens=False) == own.encode(text) == found.encode(text)
     assert opened.decode(own.encode(text)) == own.decode(own.encode(text))
   assert found.decode([6, own.sep, 7, own.eos, 8]) == own.decode([6, own.sep, 7, own.eos, 8])
