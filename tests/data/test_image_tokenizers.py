@@ -4,6 +4,7 @@ import pytest
 import tiny_liquid
 
 from swirl_jax.data import fast_tokenizers, image_tokenizers
+from swirl_jax.data.tokenizers import SPECIAL
 
 CODES, ORDER = tiny_liquid.CODES, tiny_liquid.ORDER
 
@@ -52,6 +53,21 @@ def test_chameleons_codes_are_a_permutation_of_a_range(chameleon):
   assert chameleon.boi == vocabulary["<racm3:break>"] and chameleon.eoi == vocabulary["<eoss>"]
 
 
+def test_text_may_lie_behind_the_codes():
+  """As in Chameleon's own vocabulary: ids behind the codes are text, and rows of the model."""
+  tokenizer = tiny_liquid.text_tokenizer(*tiny_liquid.CHAMELEON)
+  tokenizer.add_tokens([tiny_liquid.code_name(code) for code in ORDER])
+  tokenizer.add_tokens(["behind"])
+  vocabulary = tokenizer.get_vocab()
+  found = image_tokenizers.ImageTokenizer(
+    fast_tokenizers.wrap(tokenizer, SPECIAL[:3]), image_tokenizers.chameleon_ids(vocabulary),
+    vocabulary["<racm3:break>"], vocabulary["<eoss>"],
+  )  # fmt: skip
+  last = vocabulary["behind"]
+  assert last == found.codes[1] and found.vocab_size == found.known == last + 1
+  assert found.decode([*found.encode("<3>"), last]) == "<3> behind"
+
+
 def test_text_is_the_text_tokenizers(liquid, folders):
   text = fast_tokenizers.open_tokenizer(folders["gemma"])
   for phrase in ("turn left", "<3> of <4>", "<017>", "<-1>", "\n", ""):
@@ -76,6 +92,16 @@ def test_codes_and_names_that_cannot_be(liquid, chameleon):
   assert liquid.boi not in liquid.encode("a <boi> b")  # as the text it is
 
 
+def test_a_marker_that_is_no_special_token_is_refused_in_text():
+  """What a tokenizer doesn't call special it can't encode as text."""
+  text = fast_tokenizers.wrap(tiny_liquid.text_tokenizer("<boi>", "<eoi>", special=False))
+  boi, eoi = (image_tokenizers.marker(text, name) for name in ("<boi>", "<eoi>"))
+  found = image_tokenizers.ImageTokenizer(text, range(400, 432), boi, eoi)
+  for name in ("<boi>", "<eoi>"):
+    with pytest.raises(ValueError, match=f"the name of an image's token: 'a {name} b'"):
+      found.encode(f"a {name} b")
+
+
 def test_equal_by_content(liquid, chameleon, folders):
   again = opened(folders["gemma"])
   assert again == liquid and hash(again) == hash(liquid) and again is not liquid
@@ -92,6 +118,18 @@ def test_a_vq_of_another_model_is_refused(folders):
       opened(folders["chameleon"], codes=codes)
   padded = opened(folders["gemma"], vocab_size=size + 8)  # rows, so that a matrix divides
   assert padded.vocab_size == size and padded.codes == (size - CODES, size)
+  last = opened(folders["chameleon"]).vocab_size - 1  # a code's id, which has to be a row
+  with pytest.raises(ValueError, match="must be those of one model"):
+    opened(folders["chameleon"], vocab_size=last)
+
+
+def test_rows_behind_the_codes_are_padding_up_to_512(folders):
+  """More is another VQ's vocabulary, however many codes there are."""
+  start = tiny_liquid.config_of(folders["gemma"])["vocab_size"] - CODES
+  found = opened(folders["gemma"], codes=2000, vocab_size=start + 2000 + 512)
+  assert found.codes == (start, start + 2000)
+  with pytest.raises(ValueError, match="VQ. has 2000 codes; the image vocabulary of .* has 2513"):
+    opened(folders["gemma"], codes=2000, vocab_size=start + 2000 + 513)
 
 
 def test_markers_that_are_missing(tmp_path, folders):
@@ -143,3 +181,10 @@ def test_a_vocabulary_map_that_names_no_codes(names, message):
 def test_code_ids_that_are_no_range_of_their_own(liquid, code_ids, message):
   with pytest.raises(ValueError, match=message):
     image_tokenizers.ImageTokenizer(liquid.text, code_ids, liquid.boi, liquid.eoi)
+
+
+def test_markers_are_no_codes(liquid):
+  for name, other in (("boi", "eoi"), ("eoi", "boi")):
+    markers = {name: 400, other: 300}
+    with pytest.raises(ValueError, match=f"code ids 399 to 401: {name} = 400 is one"):
+      image_tokenizers.ImageTokenizer(liquid.text, range(399, 402), **markers)
