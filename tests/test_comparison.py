@@ -290,6 +290,8 @@ def test_tuning_decides_the_rates_of_the_seeds(tmp_path, monkeypatch):
   tuned = json.loads((tmp_path / "comparison.json").read_text())["factors"]["labels_only"]
   assert tuned["0.3"] > tuned["1"]
   assert "× 0.3" in (tmp_path / "comparison.html").read_text()
+  kept = json.loads((tmp_path / "config.json").read_text())  # what a later start is held to
+  assert kept["factors"] == [1.0, 0.3]
 
 
 @pytest.mark.parametrize("field, value, said", [
