@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.sharding import PartitionSpec
 
-from swirl_jax import phases
+from swirl_jax import phases, sharding
 from swirl_jax.models import transformer
 from swirl_jax.phases import PhaseSpec, Slots
 
@@ -85,3 +86,20 @@ def test_a_policy_runs_in_its_compute_dtype():
   for f in (make, score):
     run = tiny.jit(f)
     jax.tree.map(np.testing.assert_array_equal, run(PARAMS), run(low))
+
+
+@pytest.mark.parametrize("gather", [False, True])
+def test_a_rollout_gathers_its_weights_once_where_it_is_asked_to(gather):
+  """Every matrix is laid out anew without the fsdp axis, before the loop over the tokens."""
+  role = dataclasses.replace(FWM, gather=gather)
+  with jax.set_mesh(sharding.make_mesh(data=1, fsdp=4, tensor=2)):
+    found = jax.make_jaxpr(role.rollout)(PARAMS, BATCH, KEY, 1.0)
+  layouts = [
+    (e.outvars[0].aval.shape, e.params["sharding"].spec)
+    for e in found.eqns
+    if e.primitive.name == "sharding_constraint"
+  ]
+  for part, name, axes in (("attention", "qkv", (None, None, "tensor", None, None)),
+                           ("mlp", "down", (None, "tensor", None))):  # fmt: skip
+    wanted = PARAMS["layers"][part][name].shape, PartitionSpec(*axes)
+    assert (wanted in layouts) == gather, name
