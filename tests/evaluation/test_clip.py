@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import tokenizers
+from PIL import Image
 
 from swirl_jax.data.transitions import Record
 from swirl_jax.evaluation import clip
@@ -170,6 +171,19 @@ def test_preprocessing_by_hand(tmp_path):
     np.testing.assert_allclose(found[0, c], expected, rtol=1e-5)
   tall = prepare(picture.transpose(1, 0, 2)[None])
   np.testing.assert_array_equal(tall, found.transpose(0, 1, 3, 2))
+
+
+def test_preprocessing_of_sides_that_do_not_divide_and_of_an_old_folder(tmp_path):
+  """8 · 13 / 7 = 14.9 pixels are 14, as in transformers; openai's own folders name no factor, and
+  pixels are then divided by 255.
+  """
+  old = {k: v for k, v in PREPROCESSING.items() if k not in ("rescale_factor", "resample")}
+  (tmp_path / "preprocessor_config.json").write_text(json.dumps(old))
+  picture = np.random.default_rng(0).integers(0, 256, (7, 13, 3)).astype(np.uint8)
+  found = clip._preprocessing(tmp_path)(picture[None])[0]
+  wide = np.asarray(Image.fromarray(picture).resize((14, 8), Image.Resampling.BICUBIC))
+  expected = (wide[2:6, 5:9] / 255 - MEAN) / STD
+  np.testing.assert_allclose(found, expected.transpose(2, 0, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_direction():

@@ -48,13 +48,19 @@ def test_what_does_not_fit_is_scaled_down_and_other_kinds_become_png(tmp_path):
   Image.fromarray(half).save(tmp_path / "wide.png")
   opened, _ = sent(pictures(tmp_path, "wide.png")()[0])
   assert (opened.format, opened.size) == ("PNG", (16, 8))
+  for width, height, size in ((40, 8, (16, 3)), (8, 40, (3, 16)), (100, 1, (16, 1))):
+    draw(tmp_path / "long.png", width, height)
+    assert sent(pictures(tmp_path, "long.png")()[0])[0].size == size
   assert np.asarray(opened)[:, 0].max() < 10 and np.asarray(opened)[:, -1].min() > 240
   draw(tmp_path / "a.bmp", 4, 4)
   Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
   red = Image.new("RGB", (4, 4), (255, 0, 0))
   red.save(tmp_path / "key.png", transparency=(255, 0, 0))
+  Image.new("CMYK", (4, 4), (0, 0, 0, 0)).save(tmp_path / "ink.jpg")  # no ink
+  Image.new("L", (4, 4), 70).save(tmp_path / "grey.png")
   white = (255, 255, 255)
-  for name, colour in (("a.bmp", (10, 200, 30)), ("clear.png", white), ("key.png", white)):
+  for name, colour in (("a.bmp", (10, 200, 30)), ("clear.png", white), ("key.png", white),
+                       ("ink.jpg", white), ("grey.png", (70, 70, 70))):  # fmt: skip
     opened, _ = sent(pictures(tmp_path, name)()[0])
     assert (opened.format, opened.mode, opened.getpixel((3, 3))) == ("PNG", "RGB", colour)
   turned = Image.Exif()
@@ -84,6 +90,9 @@ def test_what_is_told(tmp_path):
   fields = [pictures(tmp_path, "a.png"), "text", None, pictures(tmp_path, "b.png"),
             pictures(tmp_path, "c.png", "b.png")]  # fmt: skip
   assert judge_pictures.told(fields, 16) == {"files": 3, "scaled_down": 2, "longest_side": 16}
+  draw(tmp_path / "d.png", 12, 12)  # fits alone, and not into half of 16 pixels
+  assert judge_pictures.told([pictures(tmp_path, "d.png")], 16)["scaled_down"] == 0
+  assert judge_pictures.told([pictures(tmp_path, "d.png", "a.png")], 16)["scaled_down"] == 1
 
 
 def line(**fields):

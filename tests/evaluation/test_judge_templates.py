@@ -19,6 +19,24 @@ def test_every_field_stands_once_in_the_question_as_it_is(name):
   assert user["content"].count("<material>") == len(FIELDS)
 
 
+# What a judge is told that each field is, by the part of the label that tells it from the others.
+STATE = {"x": "before", "z": "Action", "y": "followed", "prediction": "the model predicted"}
+PICTURE = STATE | {"y": "truly followed", "prediction": "the model drew"}
+LABELS = {
+  "action": {"x": "before", "y": "after", "z": "led from", "prediction": "the model named"},
+  "mirrorapi": {"x": "The tool", "z": "Call", "y": "the real", "prediction": "that stands in"},
+  **dict.fromkeys(("aurora", "bytemorph", "worldprediction"), PICTURE),
+}
+
+
+@pytest.mark.parametrize("name", list(TEMPLATES))
+def test_the_judge_is_told_which_is_the_truth(name):
+  text, labels = TEMPLATES[name].messages(FIELDS)[1]["content"], LABELS.get(name, STATE)
+  for field, own in labels.items():
+    label = text.split(f"\n<material>\n{FIELDS[field]}\n")[0].split("\n")[-1]
+    assert [other for other in labels.values() if other in label] in ([own], [own, "followed"])
+
+
 @pytest.mark.parametrize("name", list(TEMPLATES))
 def test_the_scale_stands_in_question_and_schema(name):
   template = TEMPLATES[name]

@@ -73,6 +73,15 @@ def test_a_place_of_the_first_layer_by_hand(folder):
   np.testing.assert_allclose(found[0, 1, 1], h / np.linalg.norm(h), atol=1e-5)
 
 
+def test_two_networks_in_a_folder_are_refused(tmp_path):
+  """Which of them was meant can't be known."""
+  trunk, heads = weights()
+  folder = write(tmp_path, trunk, heads)
+  torch_old.write(tmp_path / "alexnet-owt-89abcdef.pth", trunk)
+  with pytest.raises(ValueError, match=r"2 files alexnet-owt-\*.pth there"):
+    lpips.measure(folder)
+
+
 def test_small_pictures(folder):
   measure = lpips.measure(folder)
   with pytest.raises(ValueError, match="allowed are 31 pixels a side and more"):

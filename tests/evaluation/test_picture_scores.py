@@ -102,6 +102,12 @@ def test_a_player_that_spoils_a_patch(spoilt):
     same = np.mean([decibels(iw.RECORDS[i].x, iw.RECORDS[i].y) for i in rows])
     assert one["repeating_x"]["psnr"]["value"] == pytest.approx(same, abs=1e-3)
     assert set(one["scores"]) == {"psnr", "ssim", "changed_accuracy", "unchanged_accuracy"}
+    for kind in (True, False):  # the patches that change, and those that stay
+      right = [b == c for i in rows for a, b, c in zip(
+        *(s.split() for s in (iw.RECORDS[i].x, iw.RECORDS[i].y, spoiled(iw.RECORDS[i]))),
+        strict=True) if (a != b) == kind]  # fmt: skip
+      accuracy = one["scores"]["changed_accuracy" if kind else "unchanged_accuracy"]
+      assert accuracy["value"] == pytest.approx(np.mean(right))
 
 
 def test_the_idm_picks_better_pictures(spoilt):
@@ -178,6 +184,8 @@ def test_cases_are_ranked_by_psnr():
   assert [one["row"] for one in found["best"]] == [0, 1, 2]
   assert [one["row"] for one in found["worst"]] == [19, 18, 17]
   assert [one["row"] for one in found["median"]] == [8, 9, 10]
+  equal = picture_scores.cases(np.arange(100) % 2.0)
+  assert [one["row"] for one in equal["best"]] == [1, 3, 5]
   few = picture_scores.cases(np.array([3.0, 1.0, 2.0, 2.0]))
   assert {case: [one["row"] for one in rows] for case, rows in few.items()} == {
     "best": [0], "median": [2], "worst": [1]}  # fmt: skip
