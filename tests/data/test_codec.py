@@ -37,8 +37,15 @@ def test_a_state_is_drawn_enlarged_and_its_marks_outlined():
   marked = draw(state, (4,))
   assert (patch(marked, 1, 1, side)[0] == (255, 0, 255)).all()
   assert (patch(marked, 1, 1, side)[2:-2, 2:-2] == (50, 0, 0)).all()
+  for edge in (np.s_[:2], np.s_[-2:], np.s_[:, :2], np.s_[:, -2:]):
+    assert (patch(marked, 1, 1, side)[edge] == (255, 0, 255)).all()
   assert np.array_equal(patch(marked, 0, 0, side), patch(picture, 0, 0, side))
   assert np.array_equal(draw(state), picture)  # marks spoil no kept picture
+
+
+def test_the_shorter_side_of_a_drawn_picture_is_96_pixels_or_more():
+  for rows, side in ((4, 96), (5, 100), (25, 100), (48, 96), (50, 100)):  # of 2, 4 … pixels
+    assert renderer(CODEC, rows, 60)(" ".join(["<1>"] * rows * 60)).shape[0] == side
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,7 @@ def test_batches_have_one_shape(monkeypatch):
 def test_decoded_states_are_as_they_come():
   drawn = codec.decoder(CODEC, 1, 2)(["<1> <2>", "<3> <0>"])
   np.testing.assert_array_equal(drawn, decode(np.array([[[1, 2]], [[3, 0]]])))
-  for bad in ("<1>", "<1> <8>"):
+  for bad in ("<1>", "<1> <8>", "<1> <2> <3> <4>"):
     with pytest.raises(ValueError, match="allowed are 2 codes below 8"):
       codec.decoder(CODEC, 1, 2)([bad])
 
@@ -108,6 +115,17 @@ def test_quality_of_one_that_takes_two_kinds_for_one():
   assert (found["exact"], found["used"], found["kinds"]) == (0.5, 3, 4)
   assert (found["right"], found["right_kinds"]) == (7 / 8, 3 / 4)
   assert (found["codes_per_kind"], found["kinds_per_code"]) == (1.0, 4 / 3)
+
+
+def test_quality_of_one_that_has_two_codes_for_a_kind():
+  """Code 1 or 2 in the first column, 5 or 6 in the second; the codes between are never used."""
+  twice = Codec(
+    8, SIDE, "", lambda p: encode(p) + 1 + 4 * np.arange(2), lambda codes: decode((codes - 1) % 4)
+  )
+  found = codec_quality.measure(twice, decode(np.array([[[0, 1], [1, 0]]])))
+  assert (found["used"], found["kinds"]) == (4, 2) and found["perplexity"] == pytest.approx(4)
+  assert (found["codes_per_kind"], found["kinds_per_code"]) == (2.0, 1.0)
+  assert (found["exact"], found["right"]) == (1.0, 1.0)
 
 
 def test_a_sheet_has_the_originals_above():

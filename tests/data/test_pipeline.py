@@ -1,5 +1,6 @@
 """Splits, tokenised arrays and batches."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -106,6 +107,11 @@ def test_bad_arguments(arguments, message):
     Batches(DATA, **{"seed": 0, **arguments})
 
 
+def test_no_step_is_before_the_first():
+  with pytest.raises(IndexError, match="batch -1: steps count from 0"):
+    Batches(DATA, 4, 0)[-1]
+
+
 def test_a_split_by_index(builder):
   labelled = Split(builder, "labelled")
   assert len(labelled) == 30 and labelled[-1] == labelled[29] == list(labelled)[-1]
@@ -129,6 +135,23 @@ def test_no_actions_from_the_unlabelled_split(builder):
   assert Batches(data, 4, 0)[0].z is None
   with pytest.raises(ValueError, match="split 'unlabelled' holds no actions"):
     pipeline.tokenize(unlabelled, world.tokenizer, lengths)
+
+
+def test_one_record_without_its_action_is_refused():
+  bare = [*RECORDS[:4], dataclasses.replace(RECORDS[4], z="", action="")]
+  with pytest.raises(ValueError, match="z is empty in 1 of 5 records"):
+    pipeline.tokenize(bare, TOKENIZER, LENGTHS)
+
+
+def test_an_action_in_the_unlabelled_split_is_refused_as_it_is_read():
+  example = {k: v.encode() if isinstance(v, str) else v for k, v in vars(RECORDS[0]).items()}
+  splits = {name: types.SimpleNamespace(num_examples=1) for name in ("labelled", "unlabelled")}
+  builder = types.SimpleNamespace(
+    info=types.SimpleNamespace(splits=splits), as_data_source=lambda split: [example]
+  )
+  assert Split(builder, "labelled")[0] == RECORDS[0]
+  with pytest.raises(ValueError, match="split 'unlabelled', .* this split holds no actions"):
+    Split(builder, "unlabelled")[0]
 
 
 def test_an_empty_split_is_an_error():
