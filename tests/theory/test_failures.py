@@ -123,6 +123,23 @@ def test_errors_choose_on_one_half_and_measure_on_the_other():
   e = error_rates.errors(score, failed)
   assert (e.threshold, e.false_alarms, e.misses, e.area) == (5.0, 0.5, 0.5, 0.75)
   assert np.isnan(error_rates.errors(score, np.zeros(8, bool)).area)
+  # With three sound runs at odd places, one of them above the threshold, and one failed.
+  failed[5] = False
+  e = error_rates.errors(np.array([0.0, 0.0, 1.0, 1.0, 5.0, 7.0, 6.0, 9.0]), failed)
+  assert e == (5.0, pytest.approx(1 / 3), 0.0, 1.0)
+
+
+def test_a_roc_line_rises_from_no_alarm_to_all_and_has_the_area():
+  draw = np.random.default_rng(0)
+  failed = draw.random(400) < 0.4
+  for shift in (3.0, 0.5, -1.0):
+    score = draw.normal(size=400) + shift * failed
+    line = error_rates.roc_line(score, failed, "name", "#000000")
+    x, y = np.array(line.x), np.array(line.y)
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    assert (np.diff(x) >= 0).all() and (np.diff(y) >= 0).all()
+    area = (np.diff(x) * (y[1:] + y[:-1]) / 2).sum()
+    assert area == pytest.approx(error_rates.roc_area(score, failed), abs=0.01)
 
 
 def test_pick_by_cumulated_probabilities():

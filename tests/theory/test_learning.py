@@ -222,12 +222,13 @@ def test_sgd_is_plain_gradient_ascent():
 def test_gradients_are_read_from_plain_steps_alone():
   world, fwm, idm, _ = tables()
   codes = Codes.one_token(world.shape)
-  spec = learning.phase1_spec(codes, group=2, optimizer=AdamW())
-  with pytest.raises(ValueError, match="must be learning.SGD"):
-    learning.sampled_gradients(
-      learning.table(fwm), Slots(learning.table(idm)), None, jax.random.key(0),
-      learning.hyper(1.0), spec=spec, count=2,
-    )  # fmt: skip
+  for other in (AdamW(clip_norm=0.0), AdamW(b1=0.0, clip_norm=1.0)):  # averaged; cut to a length
+    spec = learning.phase1_spec(codes, group=2, optimizer=other)
+    with pytest.raises(ValueError, match="must be learning.SGD"):
+      learning.sampled_gradients(
+        learning.table(fwm), Slots(learning.table(idm)), None, jax.random.key(0),
+        learning.hyper(1.0), spec=spec, count=2,
+      )  # fmt: skip
 
 
 def test_transitions_are_the_worlds():
@@ -241,3 +242,17 @@ def test_transitions_are_the_worlds():
   np.add.at(share, index, 1 / 4000)
   assert np.abs(share - world).max() < 0.03 and not share[world == 0].any()
   assert learning.from_world(world, codes, prompts=2)(jax.random.key(0)).transition.z is None
+  labelled = codes.transition(np.array([0]), np.array([1]), np.array([1]))
+  batch = learning.from_world(world, codes, prompts=2, anchor=labelled)(jax.random.key(0))
+  assert batch.anchor is labelled and batch.transition.z is None
+
+
+def test_a_decayed_rate_is_zero_behind_the_last_step():
+  """rate · (1 + cos(π k / steps)) / 2 at step k; without the decay the rate itself."""
+  start, slope = jnp.zeros(2), jnp.array([3.0, -1.0])
+  for optimizer, shares in ((learning.SGD_DECAYED, (1.0, 0.5, 0.0)), (learning.SGD, (1.0,) * 3)):
+    schedule = learning.hyper(0.25, steps=10, optimizer=optimizer).schedule
+    for step, share in zip((0, 5, 10), shares, strict=True):
+      state = optimizer.init(start)
+      found, _ = optimizer.update(-slope, state, start, jnp.int32(step), schedule)
+      chex.assert_trees_all_close(found, 0.25 * share * slope, atol=1e-5)

@@ -32,9 +32,14 @@ def test_tables():
   assert "<th>a&lt;b&gt;</th>" in odd and "<td>&lt;i&gt;</td>" in odd
   with pytest.raises(ValueError, match="table t: 2 columns; found row"):
     results.Table("t", ("a", "b"), ((1,),))
-  assert [results.show(v) for v in (3, 0.12345678, 1e-7, 0.0, True)] == [
-    "3", "0.1235", "1.00e-07", "0", "True"
+  assert [results.show(v) for v in (3, 0.12345678, 1e-7, 0.0, True, -0.25)] == [
+    "3", "0.1235", "1.00e-07", "0", "True", "-0.25"
   ]  # fmt: skip
+
+
+def test_no_file_with_numbers_that_json_does_not_have():
+  with pytest.raises(ValueError, match="not JSON compliant"):
+    results.Result("a", "A", "b", (results.Table("t", ("n",), ((float("nan"),),)),)).json()
 
 
 def test_ties_of_a_distribution_go_up():

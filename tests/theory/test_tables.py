@@ -23,6 +23,7 @@ CODES = (Code.one_token(4), Code.binary(4), Code.unary(4), Code(((0, 0), (0, 1, 
 def test_codes_by_hand():
   assert Code.one_token(3).words == ((0,), (1,), (2,))
   assert Code.binary(3).words == ((0, 0), (0, 1), (1, 0))
+  assert set(Code.binary(4).lengths) == {2} and set(Code.binary(5).lengths) == {3}
   assert Code.unary(4).words == ((0,), (1, 0), (1, 1, 0), (1, 1, 1))
   assert Code.unary(1).words == ((1,),) and Code.binary(1).words == ((0,),)
   tokens, mask = Code.unary(3).arrays

@@ -33,6 +33,32 @@ def test_several_actions_explain_a_transition(several):
   assert (most == 1.0).all() if several == 1 else (most < 1.0).all()
 
 
+def test_sets_of_outcomes_do_not_overlap_while_there_is_room():
+  """Two pairs of actions, each with two outcomes of its own out of six."""
+  world = worlds.random_world(
+    jax.random.key(1), outcomes_per_action=2, actions_per_outcome=2, **SIZE
+  )
+  found = outcomes_of(world)
+  assert (found.sum(-1) == 2).all() and set(np.unique(found.sum(1))) == {0, 2}
+  np.testing.assert_array_equal(found[:, [0, 2]], found[:, [1, 3]])
+
+
+def test_an_action_means_something_else_in_another_state():
+  world = worlds.random_world(jax.random.key(0), states=8, outcomes=9, actions=2)
+  assert len(np.unique(outcomes_of(world)[:, 0].argmax(-1))) > 2
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 2.0])
+def test_the_spread_is_that_of_log_probabilities(spread):
+  """Of D(x), D(z | x) and an action's outcomes, each the softmax of N(0, spread²)."""
+  sizes = {"states": 800, "outcomes": 4, "actions": 4, "outcomes_per_action": 4, "spread": spread}
+  world = worlds.random_world(jax.random.key(0), **sizes)
+  assert np.log(exact.state_probs(world)).std() == pytest.approx(spread, rel=0.1, abs=1e-9)
+  for log_p in (exact.log_actions(world), exact.log_true_fwm(world)):
+    found = np.sqrt(np.asarray(log_p).var(-1, ddof=1).mean())
+    assert found == pytest.approx(spread, rel=0.1, abs=1e-9)
+
+
 def test_noise_makes_everything_possible():
   world = worlds.random_world(jax.random.key(2), noise=0.3, **SIZE)
   fwm = np.exp(exact.log_true_fwm(world))
