@@ -1,5 +1,7 @@
 """Checkpoints in and out: every number in its place, bit for bit, on one device and on a mesh."""
 
+import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -203,6 +205,68 @@ def test_generation_config(tmp_path):
     tmp_path / "out", *found[1::-1], found.hf_config, generation=given, overwrite=True
   )
   assert given.items() <= json.loads((out / "generation_config.json").read_text()).items()
+
+
+def test_the_digest_is_of_all_that_makes_the_model_and_of_nothing_else(tmp_path):
+  """A run that goes on must notice another config, tokenizer, template or weight."""
+  folder = write(tmp_path / "in", *tensors("llama"), shards=2)
+  names = ("tokenizer.json", "vocab.txt", "merges.txt", "chat_template.jinja")
+  for name in names:
+    (folder / name).write_text("{}")
+  first = huggingface.digest(folder)
+  (folder / "README.md").write_text("notes")
+  assert huggingface.digest(folder) == first
+  for name in ("config.json", *names, "model-00002-of-00002.safetensors"):
+    file, before = folder / name, (folder / name).read_bytes()
+    file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    assert huggingface.digest(folder) != first, name
+    file.write_bytes(before)
+  (folder / "vocab.txt").rename(folder / "vocab.json")
+  assert huggingface.digest(folder) != first
+
+
+def test_a_folder_in_an_export_s_place_and_a_card(tmp_path):
+  """What an overwriting export replaces may be a folder; the model's length may be shortened, and
+  the token id 0 is an id.
+  """
+  found = huggingface.load(write(tmp_path / "in", *tensors("llama")), mesh_of())
+  (tmp_path / "out" / "config.json").mkdir(parents=True)
+  (tmp_path / "out" / "generation_config.json").write_text('{"eos_token_id": 9}')
+  out = hf_export.save(
+    tmp_path / "out", found.params, dataclasses.replace(found.config, max_len=8),
+    found.hf_config | {"bos_token_id": 0, "torch_dtype": "float16"}, card="# Mine", overwrite=True,
+  )  # fmt: skip
+  written = json.loads((out / "config.json").read_text())
+  assert written["dtype"] == "float32" and "torch_dtype" not in written
+  ids = json.loads((out / "generation_config.json").read_text())
+  assert (ids["bos_token_id"], ids["eos_token_id"]) == (0, 2)
+  assert (out / "README.md").read_text() == "# Mine"
+  assert_same_bits(read(out), read(tmp_path / "in"))
+
+
+def test_an_export_that_is_cut_off_while_it_replaces_is_not_taken_for_whole(tmp_path, monkeypatch):
+  """Neither the old weights with the new config nor a new index without its shards."""
+  found = huggingface.load(write(tmp_path / "in", *tensors("llama")), mesh_of())
+  replace = os.replace
+  for old, new in ((10**9, 6000), (6000, 10**9), (6000, 4000)):
+    out = tmp_path / f"out{old}{new}"
+    save = functools.partial(hf_export.save, out, *found[1::-1], found.hf_config)
+    save(shard_bytes=old)
+    moved = []
+
+    def fail(a, b, moved=moved):
+      if os.path.basename(b).startswith("model"):
+        raise OSError("cut off")
+      moved.append(os.path.basename(b))
+      replace(a, b)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="cut off"):
+      save(shard_bytes=new, overwrite=True)
+    monkeypatch.setattr(os, "replace", replace)
+    assert "config.json" in moved
+    with pytest.raises(ValueError, match="neither model.safetensors nor"):
+      huggingface.load(out, mesh_of())
 
 
 # -------------------------------------------------------------------------------------- processes
