@@ -215,6 +215,9 @@ def test_the_old_layout_says_the_same():
   assert old.rope_scaling == "llama3" and old.rope_theta == 5e5 and old.rope_original_len == 64
   assert read(rope_scaling={"type": "linear", "factor": 2}).rope_scaling == "linear"
   assert read(rope_theta=7).rope_theta == 7.0
+  assert read(rope_parameters=new, rope_scaling=new) == read(rope_parameters=new)  # both, alike
+  named = read(rope_scaling={"rope_type": "llama3", "type": "linear", **scaling})
+  assert named.rope_scaling == "llama3"  # the newer name counts, as in transformers
   old = read(
     model_type="gemma3_text", rope_theta=1e6, rope_local_base_freq=500.0, sliding_window_pattern=3,
     sliding_window=8, rope_scaling={"rope_type": "linear", "factor": 8.0},
@@ -242,6 +245,49 @@ def test_what_is_missing_has_the_default_of_the_family():
   assert (gemma.rope_theta, gemma.sliding_rope_theta) == (1e6, 1e4)
 
 
+LARGE = {"vocab_size": 300, "hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 31,
+         "num_attention_heads": 64}  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{}, {"use_sliding_window": True}], ids=str)
+@pytest.mark.parametrize("family", variants.FAMILIES)
+def test_the_defaults_are_those_of_transformers(family, more):
+  """A file of sizes alone means what the family's own configuration class makes of it."""
+  if more and "use_sliding_window" not in variants.FAMILIES[family].defaults:
+    return
+  from transformers import AutoConfig
+
+  theirs = AutoConfig.for_model(family, **LARGE, **more).to_dict()
+  found = variants.from_hf({"model_type": family} | LARGE | more)
+  assert variants.from_hf(theirs) == found
+
+
+def test_the_original_length_of_llama3_is_by_default_the_context():
+  rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+  assert read(rope_parameters=rope, max_position_embeddings=48).rope_original_len == 48
+
+
+def gemma3(full, **fields):
+  """Sliding layers have θ = 1e4, unscaled."""
+  rope = {"full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+  return read(model_type="gemma3_text", sliding_window=3, rope_parameters=rope, **fields)
+
+
+def test_rotations_by_layer_type_where_the_types_are_few_or_alike():
+  plain = {"rope_type": "default", "rope_theta": 1e6}
+  full = gemma3(plain, layer_types=["full_attention"] * 6)
+  assert (full.rope_theta, full.sliding_rope_theta, full.window) == (1e6, 0.0, 0)
+  sliding = gemma3(plain, layer_types=["sliding_attention"] * 6)
+  assert (sliding.rope_theta, sliding.sliding_rope_theta, sliding.window) == (1e6, 1e4, 3)
+  assert all(sliding.sliding)
+  # The same θ, and yet the full layers' frequencies alone are scaled.
+  scaled = gemma3({"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
+  assert (scaled.rope_factor, scaled.sliding_rope_theta) == (2.0, 1e4)
+  same = gemma3({"rope_type": "default", "rope_theta": 1e4})  # one rotation for all
+  assert same.sliding_rope_theta == 0.0
+  assert variants.from_hf(variants.to_hf(same, "gemma3_text")) == same
+
+
 @pytest.mark.parametrize(
   "fields, message",
   [
@@ -250,6 +296,8 @@ def test_what_is_missing_has_the_default_of_the_family():
     ({"model_type": "gemma3", "text_config": {}}, r"model_type = 'gemma3': allowed is one of"),
     ({"hidden_size": None}, r"hidden_size = None: allowed is a whole number from 1"),
     ({"num_hidden_layers": 2.0}, r"num_hidden_layers = 2\.0"),
+    ({"rms_norm_eps": True}, r"rms_norm_eps = True: allowed is a number above 0"),
+    ({"model_type": "gemma2", "attn_logit_softcapping": 0.0}, r"attn_logit_softcapping = 0\.0"),
     ({"rms_norm_eps": "1e-6"}, r"rms_norm_eps = '1e-6': allowed is a number above 0"),
     ({"tie_word_embeddings": "no"}, r"tie_word_embeddings = 'no': allowed is true or false"),
     ({"hidden_act": "gelu"}, r"hidden_act = 'gelu': allowed is one of"),
@@ -282,6 +330,8 @@ def test_what_is_missing_has_the_default_of_the_family():
     ({"model_type": "gemma3_text", "rope_parameters": {
       "sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
      r"sliding_attention\.rope_type = 'linear': allowed is default"),
+    ({"model_type": "gemma3_text", "rope_parameters": {"full_attention": {}, "rope_theta": 7.0}},
+     r"rope_parameters\.rope_theta = 7\.0: allowed is only \['full_attention', 'sl"),
     ({"model_type": "chameleon", "head_dim": 6}, r"head_dim = 6: allowed is hidden_size / num"),
   ],
 )  # fmt: skip
@@ -314,6 +364,17 @@ def test_what_changes_no_logit_is_let_pass():
 def test_what_a_family_cannot_say_is_refused(changes, family, message):
   with pytest.raises(ValueError, match=message):
     variants.to_hf(tiny.config(**changes), family)
+
+
+@pytest.mark.parametrize("scalar, written", [(0.0, 4), (9.0, 9), (6.5, 6.5)])
+def test_the_scale_of_the_scores_is_written_whatever_it_is(scalar, written):
+  """0 stands for head_dim, and transformers wants an integer where it is one."""
+  gemma2 = {"norm_offset": True, "scale_embedding": True, "norms": "both", "window": 2,
+            "activation": "gelu_tanh", "layer_types": ("sliding", "full")}  # fmt: skip
+  config = tiny.config(query_pre_attn_scalar=scalar, **gemma2)
+  fields = variants.to_hf(config, "gemma2")
+  assert fields["query_pre_attn_scalar"] == written
+  assert variants.same_model(variants.from_hf(fields), config) is None
 
 
 def test_scanned_or_not_in_any_dtype_it_is_the_same_model():
