@@ -24,6 +24,7 @@ def ids_of(ranges):
 
 @ranges
 def test_ids_and_places(ranges):
+  columns.check(ranges, "field")  # also ranges of which one begins where another ends
   ids = ids_of(ranges).astype(np.int32)
   place = np.arange(len(ids), dtype=np.int32)
   assert columns.count(ranges, tiny.VOCAB) == len(ids)

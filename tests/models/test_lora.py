@@ -37,9 +37,30 @@ def test_fresh_adapters_change_nothing():
   np.testing.assert_array_equal(hidden(CONFIG, lora.join(BASE, fresh)), hidden(PLAIN, BASE))
 
 
+def test_every_adapter_begins_with_a_normal_of_its_own():
+  """A has variance 1 / inputs, also where the inputs are several axes; no two are one draw."""
+  shapes = {"attention": {"qkv": (2, 64, 2, 4, 8), "out": (2, 2, 4, 8, 64)},
+            "mlp": {"gate_up": (2, 64, 2, 96), "down": (2, 96, 64)}}  # fmt: skip
+  base = jax.tree.map(
+    lambda s: jax.ShapeDtypeStruct(s, jnp.float32), {"layers": shapes},
+    is_leaf=lambda s: isinstance(s, tuple),
+  )  # fmt: skip
+  own = lora.init_adapters(base, jax.random.key(0), rank=8, targets=tuple(lora.TARGETS))
+  inputs = {"qkv": 64, "out": 64, "gate_up": 64, "down": 96}
+  drawn = []
+  for target, (part, _) in lora.TARGETS.items():
+    a = np.asarray(own[part][target]["a"]).reshape(2, inputs[target], 8)
+    np.testing.assert_allclose(a.var(), 1 / inputs[target], rtol=0.15)
+    drawn += [layer[:64].ravel() / layer.std() for layer in a]
+  alike = np.corrcoef(drawn) - np.eye(len(drawn))
+  assert np.abs(alike).max() < 0.2
+
+
 def test_the_merged_kernel_is_w_plus_alpha_over_r_a_b():
   own = adapters()
-  merged = lora.merge(lora.join(BASE, own), CONFIG.lora_scale)
+  joined = lora.join(BASE, own)
+  merged = lora.merge(joined, CONFIG.lora_scale)
+  jax.tree.map(np.testing.assert_array_equal, joined, lora.join(BASE, own))  # left as it was
   assert jax.tree.structure(merged) == jax.tree.structure(BASE)
   rules = {"qkv": "ldr,lrkgi->ldkgi", "out": "lkgir,lrd->lkgid", "gate_up": "ldr,lrcf->ldcf",
            "down": "lfr,lrd->lfd"}  # fmt: skip

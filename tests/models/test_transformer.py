@@ -207,6 +207,21 @@ def test_initial_scale():
   assert not np.allclose(layers["mlp"]["down"][0], layers["mlp"]["down"][1])
 
 
+@pytest.mark.parametrize("offset", [False, True])
+def test_norms_begin_as_plain_norms_and_biases_at_zero(offset):
+  """Whether a norm multiplies by its scale or by 1 + scale."""
+  for qk_norm in ("head", "width", "layer"):
+    config = tiny.config(
+      norm_offset=offset, norms="both", qk_norm=qk_norm, qkv_bias=True, out_bias=True
+    )
+    p = tiny.jit(transformer.init_params, static_argnums=0)(config, jax.random.key(0))
+    for path, leaf in jax.tree.leaves_with_path(p):
+      if (name := path[-1].key) == "scale":
+        np.testing.assert_array_equal(leaf + offset, 1.0)
+      elif name.endswith("bias"):
+        np.testing.assert_array_equal(leaf, 0.0)
+
+
 @pytest.mark.parametrize(
   "changes, message",
   [
