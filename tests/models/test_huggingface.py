@@ -16,13 +16,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from swirl_jax import sharding
-from swirl_jax.models import hf_export, huggingface, lora, safetensors_files
+from swirl_jax.models import hf_export, huggingface, lora, safetensors_files, vocabulary
 from tests.models.tiny_files import (
   FAMILIES,
   D,
   H,
   K,
   L,
+  V,
   assert_same_bits,
   mesh_of,
   read,
@@ -242,6 +243,19 @@ def test_a_folder_in_an_export_s_place_and_a_card(tmp_path):
   assert (ids["bos_token_id"], ids["eos_token_id"]) == (0, 2)
   assert (out / "README.md").read_text() == "# Mine"
   assert_same_bits(read(out), read(tmp_path / "in"))
+
+
+def test_a_vocabulary_that_grew_leaves_in_two_shards(tmp_path):
+  """As many tokens as the model has now, whatever config.json said; two shards have an index."""
+  found = huggingface.load(write(tmp_path / "in", *tensors("llama")), mesh_of())
+  params, config = vocabulary.add_tokens(found.params, found.config, (V,), known=V)
+  assert config.vocab_size > V
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+  out = hf_export.save(tmp_path / "out", params, config, found.hf_config, shard_bytes=size * 2 // 3)
+  assert len(list(out.glob("*.safetensors"))) == 2
+  again = huggingface.load(out, mesh_of())
+  assert again.config == config
+  jax.tree.map(np.testing.assert_array_equal, again.params, params)
 
 
 def test_an_export_that_is_cut_off_while_it_replaces_is_not_taken_for_whole(tmp_path, monkeypatch):

@@ -149,6 +149,8 @@ def test_settings_that_cannot_be(tmp_path):
   with pytest.raises(ValueError, match="dtype = 'float16': allowed are"):
     huggingface.load(folder, mesh_of(), dtype="float16")
   found = huggingface.load(folder, mesh_of())
+  with pytest.raises(ValueError, match="dtype = 'float16': allowed are"):
+    hf_export.save(tmp_path / "out", *found[1::-1], found.hf_config, dtype="float16")
   with pytest.raises(ValueError, match="shard size = 0 bytes"):
     hf_export.save(tmp_path / "out", *found[1::-1], found.hf_config, shard_bytes=0)
 
