@@ -11,7 +11,7 @@ import tiny
 from jax.sharding import PartitionSpec as P
 
 from swirl_jax import phases, programs, sharding
-from swirl_jax.models import transformer
+from swirl_jax.models import lora, transformer
 from swirl_jax.optimizer import AdamW
 from swirl_jax.phases import PhaseSpec, Slots
 
@@ -133,6 +133,18 @@ def test_every_parameter_has_its_place(scan_layers):
   }
 
 
+def test_adapters_are_split_as_their_kernels_are():
+  """The inputs of A and the outputs of B; the rank between them is whole."""
+  config = tiny.config(n_heads=4, n_kv_heads=4, lora_rank=2)
+  own = jax.eval_shape(functools.partial(programs.trained_params, config), jax.random.key(0))
+  found, kernels = (specs(mesh_of((2, 2, 2)), tree) for tree in (own, shapes(config)))
+  assert len(found) == 2 * len(lora.TARGETS)
+  for target, (part, inputs) in lora.TARGETS.items():
+    layer, *axes = kernels[f"layers/{part}/{target}"]
+    assert found[f"{part}/{target}/a"] == P(layer, *axes[:inputs], None)
+    assert found[f"{part}/{target}/b"] == P(layer, None, *axes[inputs:])
+
+
 def test_norms_with_a_scale_by_head_go_where_the_heads_go():
   found = specs(mesh_of((2, 2, 2)), shapes(tiny.config(qk_norm="layer", out_bias=True)))
   for name in ("q_norm/scale", "q_norm/bias", "k_norm/scale", "k_norm/bias"):
@@ -177,13 +189,13 @@ def test_layout_of_arrays():
 
 
 def test_put_batch():
-  """Split over (data, fsdp) where they divide it, replicated where not; host types are kept."""
+  """Split over (data, fsdp) where both divide it, replicated where not; host types are kept."""
   mesh = mesh_of((2, 2, 2))
-  batch = {"a": np.arange(16).reshape(8, 2).astype(np.int32), "b": np.ones((3, 2), bool)}
+  batch = {"a": np.arange(16).reshape(8, 2).astype(np.int32), "b": np.ones((6, 2), bool)}
   found = sharding.put_batch(batch, mesh)
   jax.tree.map(np.testing.assert_array_equal, found, batch)
   assert {s.data.shape for s in found["a"].addressable_shards} == {(2, 2)}
-  assert {s.data.shape for s in found["b"].addressable_shards} == {(3, 2)}
+  assert {s.data.shape for s in found["b"].addressable_shards} == {(6, 2)}
   assert (found["a"].dtype, found["b"].dtype) == (np.int32, np.bool_)
 
 
