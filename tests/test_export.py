@@ -87,6 +87,13 @@ def test_adapters_leave_merged_with_their_base(tmp_path):
     np.testing.assert_array_equal(found["embedding"], np.float32(base["embedding"]))
 
 
+def test_adapters_do_not_leave_with_another_base_than_theirs(tmp_path):
+  fake_run(tmp_path, lora_rank=2)
+  (tmp_path / "dataset.json").write_text('{"pretrained": "abc"}')
+  with pytest.raises(ValueError, match="was begun with a checkpoint of the SHA-256 'abc'"):
+    export.export(str(tmp_path), str(tmp_path / "out"), shard_bytes=10**9)
+
+
 def test_a_run_between_its_warm_up_and_its_end_has_its_warm_models(tmp_path):
   fake_run(tmp_path, saved=plan.warm_models)
   with trained.open_run(str(tmp_path)) as run:
