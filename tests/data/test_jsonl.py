@@ -111,8 +111,10 @@ def without(name):
     (GOOD | {"x": "\u00e9", "y": "e\u0301"}, "y is '\u00e9', must be another state than x"),
     (GOOD | {"x": "a\x00b"}, "x is 'a\\x00b', must be free of control characters ('\\x00')"),
     (GOOD | {"z": "go\x1b"}, "must be free of control characters ('\\x1b')"),
+    (GOOD | {"x": "a\x7fb"}, "x is 'a\\x7fb', must be free of control characters ('\\x7f')"),
     (GOOD | {"y": "\ud800"}, "must be free of control characters ('\\ud800')"),
     (GOOD | {"y": "b <eos> c"}, "y is 'b <eos> c', must be free of special tokens (<eos>)"),
+    (GOOD | {"z": "go <fwm>"}, "z is 'go <fwm>', must be free of special tokens (<fwm>)"),
     (GOOD | {"split": "dev"}, "must be one of train, validation, test, heldout, failing"),
     (GOOD | {"split": "test", "level": "ice"}, "must be 'heldout', 'failing' or left out (h"),
     (without("z") | {"action": "go"}, "action is 'go', must be left out where z is"),
@@ -298,7 +300,8 @@ def test_the_same_file_and_seed_give_the_same_records(tmp_path):
   )
   assert one == again != other
   assert len(one["labelled"]) == 50
-  assert len({r.episode for r in one["labelled"][:20]}) > 5  # the first n are a sample
+  for name in transitions.TRAIN_SPLITS:
+    assert len({r.episode for r in one[name][:20]}) > 5  # the first n are a sample
   assert all(not r.z and not r.action for r in one["unlabelled"])
 
 
@@ -348,13 +351,14 @@ def test_turns_and_classes(tmp_path):
     {"x": "b", "y": "c", "z": "walk up", "episode": "e", "action": "north"},
     {"x": "c", "y": "d", "z": "dig", "episode": "e"},
     {"x": "k", "y": "l", "z": "go north", "episode": "v", "split": "validation", "turn": 7},
+    {"x": "j", "y": "k", "z": "dig", "episode": "v", "turn": 0},  # the first turn is 0
     {"x": "q", "y": "r", "z": "dig", "episode": "t", "split": "train"},
     {"x": "q", "y": "s", "episode": "t"},
   ]
   splits, _ = prepared(tmp_path, lines, validation=0, test=0)
   assert [r.turn for r in splits["test"]] == [0, 1, 2]
   assert [r.action for r in splits["test"]] == ["north", "north", "dig"]
-  assert [(r.turn, r.action) for r in splits["validation"]] == [(7, "north")]
+  assert [(r.turn, r.action) for r in splits["validation"]] == [(7, "north"), (0, "dig")]
   for own in (world(tmp_path, lines), builders.get("jsonl", {"path": str(tmp_path / "own.jsonl")})):
     assert own.action_class("go north") == own.action_class(" walk\tup ") == "north"
     assert own.action_class("dig") == "dig"

@@ -12,6 +12,7 @@ import pytest
 from swirl_jax.data import builders, transitions
 from swirl_jax.data.builders import minigrid
 from swirl_jax.data.pipeline import Split
+from swirl_jax.data.transitions import Record
 
 WORLD = builders.get("minigrid")
 TINY = {"labelled": 60, "unlabelled": 120, "validation": 20, "test": 30, "heldout": 20}
@@ -109,6 +110,24 @@ def test_what_training_met_is_dropped_and_counted():
   assert {2, 3} <= set(gone) and kept == [r.turn for r in episode if r.turn not in gone]
   assert counts["dropped"] == counts["dropped_by_level"]["fetch"] == len(gone)
   assert len(records) == counts["kept"] == 100
+
+
+def test_both_states_of_both_training_splits_count_as_met(monkeypatch):
+  """Training goes from a to b and from c to d: of the nine steps that evaluation offers, one after
+  the other, the one that touches none of them is kept.
+  """
+  offered = [(s, "new") for s in "abcd"] + [("new", s) for s in "abcd"] + [("new", "newer")]
+
+  def episode(level, split, env_seed):
+    steps = {"labelled": ("a", "b"), "unlabelled": ("c", "d")}
+    x, y = steps.get(split) or offered[env_seed % minigrid.SEEDS % len(offered)]
+    return [Record(x, y, "go", f"{split}-{env_seed}", 0, "forward", level)], 0
+
+  monkeypatch.setattr(minigrid, "_episode", episode)
+  splits, counts = minigrid.collect(dict.fromkeys(TINY, 1) | {"seed": 0})
+  for name in transitions.EVALUATION_SPLITS[:3]:
+    assert [(r.x, r.y) for r in splits[name]] == [("new", "newer")]
+    assert counts[name]["dropped"] == 8
 
 
 def test_a_split_that_cannot_be_filled_is_an_error(monkeypatch):

@@ -5,12 +5,14 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from swirl_jax.data import builders, transitions
 from swirl_jax.data.builders import minigrid, minigrid_pixels
 from swirl_jax.data.codec import Codec
 from swirl_jax.data.image_codes import text_codes
 from swirl_jax.data.pipeline import Split
+from swirl_jax.data.transitions import Record
 
 TINY = {"labelled": 60, "unlabelled": 120, "validation": 20, "test": 40, "heldout": 20}
 TILES = np.stack(list(minigrid_pixels._tiles().values()))  # [kinds, 8, 8, 3]
@@ -93,6 +95,17 @@ def test_records_are_the_text_worlds_in_codes(data):
         assert not any(world.codes[0] <= i < world.codes[1] for i in ids)
 
 
+def test_a_state_may_be_named_by_its_picture(tmp_path):
+  """40 pixels high and 32 wide; one that lies on its side is no state of this world."""
+  world, (picture,) = open_world(PERFECT), minigrid_pixels.draw([ROOM])
+  Image.fromarray(picture).save(tmp_path / "room.png")
+  found = text_codes(world.state("room.png", tmp_path))
+  np.testing.assert_array_equal(found, encode(picture[None]).reshape(-1))
+  Image.fromarray(picture.swapaxes(0, 1)).save(tmp_path / "aside.png")
+  with pytest.raises(ValueError, match=r"'aside.png' has \(40, 32\) pixels; this .* \(32, 40\)"):
+    world.state("aside.png", tmp_path)
+
+
 def test_turns_chain_as_in_the_text_world(data):
   *_, splits, texts = data
   chains = transitions.chains(splits["test"], 2)
@@ -141,6 +154,27 @@ def test_what_the_tokenizer_confuses_is_lost_and_counted(data, tmp_path):
   assert not met & {s for n in ("validation", "test") for r in found[n] for s in (r.x, r.y)}
   with pytest.raises(ValueError, match="leaves nothing of the split 'labelled'"):
     minigrid_pixels.encode(texts, Codec(40, 8, "", lambda p: 0 * encode(p), decode))
+
+
+def test_codes_of_both_states_of_both_training_splits_count_as_met(monkeypatch):
+  """States are numbers, and 2 n and 2 n + 1 look the same to the tokenizer. Training goes from 0 to
+  2 and from 4 to 6: evaluation's steps from or to 1, 3, 5 and 7 have codes that it has met.
+  """
+  monkeypatch.setattr(minigrid_pixels, "draw", lambda states: np.array([[int(s)] for s in states]))
+  halves = Codec(10, 1, "", lambda numbers: (numbers // 2).astype(np.int32), None)
+
+  def record(x, y):
+    return Record(str(x), str(y), "go", "e", 0, "forward", "l")
+
+  bare = dataclasses.replace(record(4, 6), z="", action="")
+  offered = [record(s, 8) for s in (1, 3, 5, 7)] + [record(8, s) for s in (1, 3, 5, 7)]
+  offered += [record(8, 10), record(10, 11)]
+  found, counts = minigrid_pixels.encode(
+    {"labelled": [record(0, 2)], "unlabelled": [bare], "test": offered}, halves
+  )
+  assert [(r.x, r.y) for r in found["test"]] == [("<4>", "<5>")]
+  assert counts["test"] == {"kept": 1, "same_codes": 1, "met_codes": 8}
+  assert counts["labelled"]["kept"] == counts["unlabelled"]["kept"] == 1
 
 
 def test_other_tokenizer_other_folder(data):

@@ -345,6 +345,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
   ("wrong", "said"),
   [
     (lambda p: encode(p) + 290, "the encoder gave codes from 302 to 302, must be from 0 to 299"),
+    (lambda p: encode(p) + 288, "the encoder gave codes from 300 to 300, must be from 0 to 299"),
     (lambda p: encode(p)[:, 0], r"the encoder gave int64 \(2, 2\), must be whole numbers \(2, 2, "),
     (lambda p: encode(p) * 1.0, "the encoder gave float64"),
   ],
