@@ -1,5 +1,6 @@
 """Training a VQGAN: the squares it may look at one by one, the losses, the codes that move."""
 
+import dataclasses
 import functools
 
 import chex
@@ -31,6 +32,20 @@ def start():
 
 def params():
   return start().params
+
+
+@functools.cache
+def one_step():
+  """The first two steps continuous, the first ten those of the warm-up."""
+  settings = dataclasses.replace(TRAINING, continuous=2, warmup_steps=10)
+  data = vqgan.cut(pictures(1), 4)
+  return jax.jit(lambda state: vq_training.step(state, data, settings=settings))
+
+
+def stepped(idle, at):
+  """(state, metrics) after step `at` from the first parameters, every code idle for so long."""
+  idle = jnp.full((SMALL.codes,), idle, jnp.int32)
+  return one_step()(start()._replace(idle=idle, step=jnp.int32(at)))
 
 
 def test_squares_go_row_by_row_and_come_back():
@@ -92,6 +107,15 @@ def test_dead_codes_go_where_no_code_is():
   np.testing.assert_array_equal(moved, expected)
 
 
+def test_dead_codes_go_in_proportion_to_the_squared_distance():
+  e = jnp.zeros((1, 1, 3, 1))
+  z = e.at[0, 0, :, 0].set(jnp.array([1.0, 3**0.5, 0.0]))  # squared 1, 3 and 0
+  book, dead = jnp.full((4000, 1), 9.0), jnp.ones(4000, bool)
+  moved = np.asarray(vq_training.revived(book, dead, z, e, jax.random.key(0)))[:, 0]
+  assert set(np.unique(moved)) == {1.0, np.float32(3**0.5)}
+  assert (moved == 1.0).mean() == pytest.approx(0.25, abs=0.03)
+
+
 def test_perplexity():
   for counts, expected in (([3, 3, 3, 0], 3.0), ([7, 0], 1.0), ([1, 3], 4 / 3**0.75)):
     np.testing.assert_allclose(vq_training.perplexity(jnp.array(counts)), expected, rtol=1e-5)
@@ -128,6 +152,34 @@ def test_training_learns_uses_its_codes_and_repeats():
   jax.tree.map(np.testing.assert_array_equal, *found)
 
 
+def test_the_decoder_sees_codes_after_the_continuous_steps():
+  """Steps 0 and 1 of two; before, nothing binds the latents to the codebook."""
+  losses = []
+  for at in (0, 1, 2):
+    found = {k: float(v) for k, v in stepped(0, at)[1].items()}
+    bound = 0.25 * found["commitment"] if at == 2 else 0.0
+    assert found["loss"] == pytest.approx(found["reconstruction"] + found["codebook"] + bound)
+    losses.append(found["reconstruction"])
+  assert losses[0] == losses[1] != pytest.approx(losses[2], rel=1e-3)
+
+
+def test_the_rate_rises_over_the_warm_up_and_falls_to_nothing():
+  """(step + 1) / 10 of the peak, and none behind the last step."""
+  kernel = lambda p: np.asarray(p["decoder"]["conv_out"]["kernel"])  # noqa: E731
+  moves = {
+    at: np.abs(kernel(stepped(0, at)[0].params) - kernel(params())).max() for at in (2, 9, 40)
+  }
+  assert moves[9] / moves[2] == pytest.approx(10 / 3, rel=0.01) and moves[40] == 0
+
+
+def test_the_seed_decides_parameters_and_rows():
+  other = dataclasses.replace(TRAINING, seed=1)
+  book = jax.jit(lambda: vq_training.initial_state(other).params["codebook"])()
+  assert (book != params()["codebook"]).any()
+  rows = [vq_training.rows(start(), 1000, settings) for settings in (TRAINING, other)]
+  assert (rows[0] != rows[1]).any()
+
+
 def test_every_step_draws_other_rows():
   states = [start()._replace(step=jnp.int32(t)) for t in range(3)]
   drawn = [vq_training.rows(state, 1000, TRAINING) for state in states]
@@ -135,18 +187,15 @@ def test_every_step_draws_other_rows():
 
 
 def test_codes_come_back_after_enough_idle_steps_and_not_in_the_last_quarter():
-  data = vqgan.cut(pictures(1), 4)
-  step = jax.jit(functools.partial(vq_training.step, settings=TRAINING))
-
-  def update(idle, at):
-    idle = jnp.full((SMALL.codes,), idle, jnp.int32)
-    return step(start()._replace(idle=idle, step=jnp.int32(at)), data)
-
-  state, metrics = update(2, 1)  # idle for three steps then: not more than revive_every
+  state, metrics = stepped(2, 1)  # idle for three steps then: not more than revive_every
   assert metrics["revived"] == 0 and {*np.asarray(state.idle).tolist()} == {0, 3}
-  _, metrics = update(3, 1)
+  moved, metrics = stepped(3, 1)
   assert metrics["revived"] == SMALL.codes - metrics["codes"] > 0
-  assert update(99, 29)[1]["revived"] > 0 and update(99, 30)[1]["revived"] == 0  # of 40 steps
+  assert not np.asarray(moved.idle).any()  # they have as long again to be used
+  unused = np.asarray(state.idle) > 0
+  books = [np.asarray(s.params["codebook"])[unused] for s in (moved, stepped(3, 2)[0])]
+  assert (books[0] != books[1]).any()  # every step draws anew
+  assert stepped(99, 29)[1]["revived"] > 0 and stepped(99, 30)[1]["revived"] == 0  # of 40 steps
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,12 @@ def test_codes_are_brute_forces(params):
   np.testing.assert_array_equal(apply(params, "codes", latents), distances.argmin(-1))
 
 
+def test_a_codebook_begins_uniform_within_one_part_of_its_codes():
+  config = dataclasses.replace(CONFIG, codes=500)
+  book = jax.jit(lambda: vqgan.init_params(config, jax.random.key(0))["codebook"])()
+  assert np.abs(book).max() <= 1 / 500 and book.std() == pytest.approx(1 / 500 / 3**0.5, rel=0.05)
+
+
 # ------------------------------------------------------------------------------------------ whole
 
 
@@ -189,6 +195,8 @@ def test_sizes():
   assert VQConfig().factor == 16 and VQConfig().grid(512, 512) == (32, 32)
   small = VQConfig(ch=32, ch_mult=(1, 2, 2, 4), embed_dim=32, codes=128, mid_attention=False)
   assert small.grid(40, 32) == (5, 4)
+  with pytest.raises(ValueError, match="pixels 0 x 32: allowed are multiples of 8"):
+    small.grid(0, 32)
   with pytest.raises(ValueError, match="pixels 40 x 36: allowed are multiples of 8"):
     small.grid(40, 36)
 

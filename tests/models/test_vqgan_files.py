@@ -316,6 +316,21 @@ def test_a_ckpt_is_checked_by_tensor(tmp_path, fixture):
     vqgan_files.read_checkpoint(torch_files.write(tmp_path / "more.ckpt", more))
 
 
+def test_a_ckpts_tensors_tell_another_models_settings(tmp_path):
+  """Grey pictures, one level of two blocks, no attention: nothing of it is said in the file."""
+  config = VQConfig(channels=1, ch=32, ch_mult=(1,), res_blocks=2, mid_attention=False,
+                    z_channels=3, embed_dim=2, codes=5)  # fmt: skip
+  shapes = jax.eval_shape(lambda: vqgan.init_params(config, jax.random.key(0)))
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), shapes)
+  saved = vqgan_files.save(tmp_path / "a", VQ(config, params)) / "model.safetensors"
+  found, _ = vqgan_files.read_checkpoint(
+    torch_files.write(tmp_path / "vqgan.ckpt", load_file(saved))
+  )
+  assert found.config == config
+  jax.tree.map(np.testing.assert_array_equal, found.params, params)
+
+
 def test_the_command_converts(tmp_path, fixture, capsys):
   loss = {"loss.logvar": np.zeros((), np.float32)}
   file = torch_files.write(tmp_path / "vqgan.ckpt", drawn(fixture["decoder"]) | loss)
