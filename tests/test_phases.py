@@ -101,7 +101,8 @@ def collect(spec, temperature=1.0):
   known = prompts.per_sample(getattr(transition, spec.frozen.field), G)
   target = jax.tree.map(np.asarray, prompts.with_end(known, (2,)))
   logp = plain_logp(spec.frozen, OPPONENT, transition, target)
-  reward = np.maximum(np.where(target.mask, logp, 0).sum(-1) / target.mask.sum(-1), -10)
+  count = target.mask.sum(-1) if spec.reward.reduce == "mean" else 1
+  reward = np.maximum(np.where(target.mask, logp, 0).sum(-1) / count, -10)
   return Expected(drawn, Segment(drawn.tokens, drawn.mask), reward)
 
 
