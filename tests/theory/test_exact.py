@@ -536,6 +536,7 @@ FWM = np.full((2, 2, 2), 0.5)
     (changed(WORLD, (0, 1, 0), np.nan), r"world\[0, 1, 0\] = nan: .* finite"),
     (changed(WORLD, (0, 1, 1), np.inf), r"world\[0, 1, 1\] = inf: .* finite"),
     (WORLD * 1.001, r"world sums to 1.00\d+; a joint distribution sums to 1"),
+    ((WORLD * 1.001).astype(np.float32), r"world sums to 1.00\d+; a joint distribution"),
   ],
 )
 def test_worlds_that_are_none(world, message):
