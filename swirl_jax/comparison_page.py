@@ -114,8 +114,8 @@ def _tuning(
     return section("Tuning", "The settings were taken as they are; no method was tuned.")
   best, body = comparison.chosen(tuned), []
   for name, found in tuned.items():
-    cells = [f"<b>{findings.share(v)}</b>" if f == best[name] else findings.share(v)
-             for f, v in found.items()]  # fmt: skip
+    scores = {factor: findings.share(found.get(factor)) for factor in plan.factors}
+    cells = [f"<b>{v}</b>" if f == best[name] else v for f, v in scores.items()]
     body.append(("", [escape(titles[name]), *cells]))
   return section("Tuning", note, table(("method", *(f"× {f:g}" for f in plan.factors)), body))
 

@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from swirl_jax import prompts, trained
 from swirl_jax.checkpoint import CheckpointError
 from swirl_jax.data import fast_tokenizers
+from swirl_jax.data.tokenizers import WordTokenizer
 from swirl_jax.models import hf_export, huggingface, lora, variants
 from swirl_jax.models.safetensors_files import Tensor
 from swirl_jax.models.transformer import TransformerConfig
@@ -37,18 +38,25 @@ def family(config: TransformerConfig) -> str:
   return "gemma" if config.scale_embedding else "llama"
 
 
-def prompt_text(template: prompts.Template, tokenizer) -> str:
-  """'<bos> <fwm> {z} <sep> {x} <sep> → {y} <eos>'; of a choice all options, '(a | b)'."""
+def prompt_text(template: prompts.Template, tokenizer, between: str) -> str:
+  """'<bos> <fwm> {z} <sep> {x} <sep> → {y} <eos>'; of a choice all options, '(a | b)'. Line ends
+  are written \\n. between: what separates two pieces, a space where every word is a token.
+  """
+  own = tokenizer.tokenizer
 
   def text(piece) -> str:
     if isinstance(piece, str):
       return f"{{{piece}}}"
     if isinstance(piece, prompts.Choice):
       return f"({' | '.join(map(text, piece.options))})"
-    return " ".join(tokenizer.tokenizer.convert_ids_to_tokens(list(piece)))
+    ids = list(piece)
+    found = own.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if own.encode(found, add_special_tokens=False) != ids:  # a decoder that drops spaces
+      found = " ".join(own.convert_ids_to_tokens(ids))
+    return found.replace("\n", "\\n")
 
   *prompt, target, end = map(text, (*template.prompt, template.target, template.end))
-  return f"{' '.join(p for p in prompt if p)} → {target} {end}"
+  return f"{between.join(p for p in prompt if p)} → {target}{between}{end}"
 
 
 def export(
@@ -62,6 +70,7 @@ def export(
     hf_export.refuse_full(folder, overwrite=overwrite)
   with trained.open_run(workdir) as run:
     tokenizer = run.world.tokenizer
+    between = " " if isinstance(tokenizer, WordTokenizer) else ""
     if not hasattr(tokenizer, "save_pretrained"):
       tokenizer = fast_tokenizers.from_own(tokenizer)
     described, rest = description(run.settings, run.players.fwm.config, tokenizer)
@@ -76,7 +85,10 @@ def export(
         tokenizer=tokenizer,
         rest=rest,
         card=card(
-          name, run.settings.world["name"], prompt_text(role.template, tokenizer), run.world.codes
+          name,
+          run.settings.world["name"],
+          prompt_text(role.template, tokenizer, between),
+          run.world.codes,
         ),
         dtype=dtype,
         shard_bytes=shard_bytes,
@@ -109,9 +121,9 @@ def card(name: str, world: str, prompt: str, codes: tuple[int, int] | None) -> s
     )
   return (
     f"# {name.upper()} of {world}\n\nThe {kind} of a SWIRL run (arXiv:2602.06130), in the world "
-    f"`{world}`.\n\nTrained on, and to be prompted with, the tokens\n\n    {prompt}\n\nwhere x is "
-    "the state before, y the state after and z the action. The tokenizer adds none of them: put "
-    f"the special tokens into the text.\n{states}"
+    f"`{world}`.\n\nTrained on, and to be prompted with,\n\n    {prompt}\n\nwhere x is the state "
+    "before, y the state after and z the action, each encoded apart, and \\n a line end. The "
+    f"tokenizer adds nothing: put the special tokens into the text.\n{states}"
   )
 
 

@@ -20,6 +20,10 @@ FURTHER = {"heldout": "held-out level", "failing": "failing actions"}  # split â
 PHASES = {"phase1": "I", "phase2": "II"}
 FILES = ("config.json", "versions.json", "dataset.json", "samples.json")
 LOGS = ("metrics.jsonl", "evaluations.jsonl")
+ONE_RUN = (
+  "The intervals are over the test transitions of this one run. Training's own chance is not in "
+  "them: another seed, machine or build can move what was trained by more."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,7 +325,7 @@ def terminal(run: RunFolder) -> str:
     lines.append("  no test yet")
   if idms := judges(run):
     lines.append("IDM, match by meaning: " + ", ".join(f"{t} {v:.3f}" for t, v in idms.items()))
-  lines += ["", *(v.sentence() for v in versus(run)), *gamed(run)]
+  lines += ["", *(v.sentence() for v in versus(run)), ONE_RUN, *gamed(run)]
   if absent(run):
     lines.append("Missing: " + ", ".join(absent(run)) + ".")
   return "\n".join(

@@ -62,9 +62,7 @@ def load(settings: Settings, world: builders.World, data_dir: str) -> Data:
   tokenize = functools.partial(pipeline.tokenize, tokenizer=world.tokenizer, lengths=limits)
   d, e = settings.data, settings.evaluation
   arrays = {"unlabelled": tokenize(pipeline.Split(builder, "unlabelled"), actions=False)}
-  labels = {
-    name: pipeline.Split(builder, "labelled", limit=getattr(d, name) or None) for name in LABELS
-  }
+  labels = {name: _labelled(builder, name, getattr(d, name)) for name in LABELS}
   arrays |= {name: tokenize(split) for name, split in labels.items()}
   turns = {
     stage.name: pipeline.rows_of_turns(labels[stage.data[0]], stage.settings.turns)
@@ -91,6 +89,17 @@ def load(settings: Settings, world: builders.World, data_dir: str) -> Data:
     "sequences": {name: _of_each_length(rows) for name, rows in turns.items()},
   }
   return Data(world, arrays, examples, summary, turns)
+
+
+def _labelled(builder, name: str, budget: int) -> pipeline.Split:
+  """The labelled transitions of a model's budget; 0: all of them."""
+  size = len(whole := pipeline.Split(builder, "labelled"))
+  if budget > size:
+    raise ValueError(
+      f"data.{name} = {budget}: allowed is 0 (all) to the {size} labelled transitions that the "
+      "world has."
+    )
+  return pipeline.Split(builder, "labelled", limit=budget) if budget else whole
 
 
 def _of_each_length(rows: np.ndarray) -> dict[str, int]:

@@ -29,6 +29,7 @@ def main(argv):
   from swirl_jax import train
   from swirl_jax.checkpoint import CheckpointError, is_disk_full
   from swirl_jax.data.collection import CollectionError
+  from swirl_jax.metrics import LogError
   from swirl_jax.models.safetensors_files import CheckpointFilesError
   from swirl_jax.stage_run import Preempted, TrainingError
 
@@ -47,7 +48,7 @@ def main(argv):
       "goes on from here.",
       flush=True,
     )
-  except (TrainingError, CheckpointError, CheckpointFilesError) as error:
+  except (TrainingError, CheckpointError, CheckpointFilesError, LogError) as error:
     process.leave(f"Stopped: {error}")
   except Exception as error:
     if is_disk_full(error):

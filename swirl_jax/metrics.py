@@ -64,6 +64,10 @@ def to_floats(metrics: dict[str, Any]) -> dict[str, float]:
   return flat
 
 
+class LogError(ValueError):
+  """A line of a log that is no row of it."""
+
+
 class JsonlLog:
   """Rows appended to a file, each a JSON object on a line of its own with an int `position`.
 
@@ -118,7 +122,7 @@ class JsonlLog:
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
   """The rows of a JsonlLog; none if the file is absent. A torn last line (no line end) is skipped;
-  a torn line before it is a ValueError with its number."""
+  a torn line before it is a LogError with its number."""
   path = Path(path)
   return [row for _, row in _lines(path)] if path.exists() else []
 
@@ -172,7 +176,8 @@ class MetricWriter:
         str(self._workdir / "tensorboard"), purge_step=self._purge, flush_secs=10,
         filename_suffix=f".{os.getpid()}.{time.time_ns()}")  # no two files of one name
     for name, value in _flatten({k: v for k, v in row.items() if k not in _COORDINATES}):
-      if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+      number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+      if number and math.isfinite(value):
         tag = name if name.startswith(f"{PERF}/") else f"{prefix}/{name}"
         self._events.add_scalar(tag, float(value), row["position"])
 
@@ -324,8 +329,8 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         whole = False
       if not whole:
         found = line[:60].decode(errors="replace")
-        raise ValueError(f"{path}, line {number}: found {found!r}, expected a JSON object "
-                         "with an int position. Only the last line of a run may be torn.")
+        raise LogError(f"{path}, line {number}: found {found!r}, expected a JSON object with an "
+                       "int position. Mend or remove that line; nothing else reads its row.")
       yield line, row
 
 

@@ -4,14 +4,16 @@ states.
     python -m swirl_jax.predict --workdir=runs/minigrid --x="..." --z="pick up the red key" --n=4
     python -m swirl_jax.predict --workdir=runs/minigrid --x="..." --y="..."
 
-With `--verify` the FWM's samples are ranked by the IDM: the paper's test-time verification. Where
-states are pictures (docs/images.md), `--x` and `--y` are picture files or codes, and `--out` is the
-folder that predicted ones are written into.
+Each answer has its log-probability, summed over its tokens. With `--verify` the FWM's samples are
+ranked by the IDM, the paper's test-time verification: by the mean log-probability that it gives the
+tokens of the action. Where states are pictures (docs/images.md), `--x` and `--y` are picture files
+or codes, and `--out` is the folder that predicted ones are written into.
 """
 
 import functools
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -121,6 +123,17 @@ def write_pictures(pictures: np.ndarray, folder: str) -> list[pathlib.Path]:
   return paths
 
 
+def table(answers: Sequence[Answer], shown: Sequence[object], field: str) -> str:
+  """A line for each answer, under the names of its columns; `shown` is what stands for its text."""
+  head = ["log P(y|x,z)", "next state"] if field == "y" else ["log Q(z|x,y)", "action"]
+  rows = [[f"{a.logp:12.3f}", str(s)] for a, s in zip(answers, shown, strict=True)]
+  if answers[0].verified is not None:
+    head.insert(1, "log Q per token")
+    for row, answer in zip(rows, answers, strict=True):
+      row.insert(1, f"{answer.verified:15.3f}")
+  return "\n".join("  ".join(cells) for cells in (head, *rows))
+
+
 def main(argv):
   given = flags.FLAGS
   if len(argv) > 1:
@@ -146,9 +159,7 @@ def main(argv):
       shown = write_pictures(predictor.draw(shown), given.out)
   except (ValueError, OSError, CheckpointError) as error:
     sys.exit(f"Nothing was predicted: {error}")
-  for answer, text in zip(answers, shown, strict=True):
-    verified = "" if answer.verified is None else f"  IDM {answer.verified:8.3f}"
-    print(f"{answer.logp:9.3f}{verified}  {text}")
+  print(table(answers, shown, "y" if given.y is None else "z"))
 
 
 if __name__ == "__main__":

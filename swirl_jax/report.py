@@ -25,7 +25,6 @@ SMOOTH = 9  # steps
 SHOWN = {"gallery": 12, "chains": 3, "latents": 12}
 
 
-
 def write(workdir, world) -> str:
   """Writes `report.html` into the work directory and returns the table for the terminal."""
   run = findings.read(workdir)
@@ -124,7 +123,7 @@ def _methods(run: RunFolder) -> str:
     "Greedy exact match of the whole next state, with its 95% interval (bootstrap over episodes). "
     "“Changed” asks only for the words that differ between x and y. Updates are those of the FWM "
     "since the warm-up that all methods start from; time is that of the steps, compilation "
-    "included, and SWIRL’s covers both phases."
+    f"included, and SWIRL’s covers both phases. {findings.ONE_RUN}"
   )
   if not found:
     return section("Methods", note, absent("No method has been tested yet."))

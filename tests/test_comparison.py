@@ -220,6 +220,9 @@ def test_the_page_shows_the_best_factor_in_bold():
   found = comparison_page._tuning(plan_of(factors=(1.0, 0.3)), tuned, {"a": "A<b>", "b": "B"})
   assert "<td>A&lt;b&gt;</td><td>0.400</td><td><b>0.600</b></td>" in found
   assert "<td>B</td><td><b>0.200</b></td><td>0.100</td>" in found
+  del tuned["b"][1.0]  # a run that has no score for it
+  found = comparison_page._tuning(plan_of(factors=(1.0, 0.3)), tuned, {"a": "A", "b": "B"})
+  assert "<td>B</td><td>–</td><td><b>0.100</b></td>" in found
 
 
 def test_the_band_is_from_the_lowest_to_the_highest_seed():

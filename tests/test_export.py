@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from configs import test as test_config
-from swirl_jax import export, plan, programs, rng, sharding, trained
+from swirl_jax import export, plan, programs, prompts, rng, sharding, trained
 from swirl_jax.checkpoint import Checkpointer
 from swirl_jax.data import builders, fast_tokenizers
+from swirl_jax.data.tokenizers import WordTokenizer
 from swirl_jax.models import hf_export, huggingface, vocabulary
 from swirl_jax.settings import from_config
 from tests import tiny
@@ -123,6 +124,21 @@ def test_no_file_is_larger_than_asked_for(run, tmp_path):
 def test_the_card_names_the_codes_of_pictures():
   assert "as the ids 5 to 8.\n" in export.card("fwm", "rooms", "x", (5, 9))
   assert "pictures" not in export.card("fwm", "rooms", "x", None)
+
+
+def test_the_cards_prompt_is_read_as_text_whatever_the_tokenizer():
+  texts = ["the door opens", "take the red key"]
+  bpe = fast_tokenizers.train_bpe(
+    texts, vocab_size=300, chat_template="{% for m in messages %}{{ m.content }}\n{% endfor %}"
+  )
+  said = export.prompt_text(prompts.fwm_template(bpe), bpe, "")
+  assert said == "<bos><fwm>{z}<sep>{x}<sep> → {y}<eos>"
+  said = export.prompt_text(prompts.chat_template(bpe, "y"), bpe, "")
+  assert "Action: {z}\\nState before it:\\n{x}" in said  # letters of bytes are no text
+  words = fast_tokenizers.from_own(WordTokenizer(("a", "b")))
+  choice = prompts.Choice(((words.fwm, words.encode("a")[0]), (words.encode("b")[0],)))
+  template = prompts.Template(((words.bos,), choice, "x", (words.sep,)), "y", (words.eos,))
+  assert export.prompt_text(template, words, " ") == "<bos> (<fwm> a | b) {x} <sep> → {y} <eos>"
 
 
 def test_tokenizer_and_prompt_come_along(run, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from swirl_jax import metrics
-from swirl_jax.metrics import JsonlLog, MetricWriter, read_rows
+from swirl_jax.metrics import JsonlLog, LogError, MetricWriter, read_rows
 from swirl_jax.types import Mean
 
 
@@ -82,7 +82,7 @@ def test_a_torn_line_in_the_middle(tmp_path, torn):
   path.write_bytes(content)
   for act in (lambda: read_rows(path), lambda: JsonlLog(path).truncate_after(1),
               lambda: JsonlLog(path).write({"position": 9})):
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2"):
+    with pytest.raises(LogError, match=r"a\.jsonl, line 2"):
       act()
   assert path.read_bytes() == content
 

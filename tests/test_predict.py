@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
+from swirl_jax import predict
 from swirl_jax.predict import Predictor
 from swirl_jax.types import Segment, Transition
 from tests.test_export import fake_run
@@ -38,6 +39,18 @@ def test_the_likeliest_is_first_and_the_seed_decides(predictor, texts, field):
   assert ask(n=6) == answers != ask(n=6, seed=1)
   assert ask(n=6, temperature=0.01)[0].logp > logp[0]
   assert ask(n=1) == ask(n=1, seed=1, temperature=3.0)  # one answer is the greedy one
+
+
+def test_the_columns_are_named():
+  drawn = [predict.Answer("a b", -1.25, -0.5), predict.Answer("c", -10.0, -2.0)]
+  assert predict.table(drawn, ["a b", "c"], "y").splitlines() == [
+    "log P(y|x,z)  log Q per token  next state",
+    "      -1.250           -0.500  a b",
+    "     -10.000           -2.000  c",
+  ]
+  unverified = [a._replace(verified=None) for a in drawn]
+  assert predict.table(unverified, ["a b", "c"], "z").splitlines() == [
+    "log Q(z|x,y)  action", "      -1.250  a b", "     -10.000  c"]  # fmt: skip
 
 
 def test_verified_states_are_ranked_by_the_idm(predictor, texts):

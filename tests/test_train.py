@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -270,6 +271,19 @@ def test_two_processes_equal_one(tmp_path):
           assert value == together[name]
 
 
+def test_a_damaged_line_of_a_log_is_one_error(whole, tmp_path):
+  workdir = shutil.copytree(whole[0], tmp_path / "run")
+  log = workdir / "evaluations.jsonl"
+  lines = log.read_bytes().splitlines(keepends=True)
+  log.write_bytes(b"".join([lines[0], lines[1][5:], *lines[2:]]))
+  code, out = run(workdir)
+  assert code == 1 and "Traceback" not in out
+  assert f"Stopped: {log}, line 2: found" in out
+  log.write_bytes(b"".join([lines[0], *lines[2:]]))
+  code, out = run(workdir)
+  assert code == 0, out
+
+
 def test_another_config_is_refused(whole):
   workdir, _ = whole
   code, out = run(workdir, "seed=1")
@@ -282,7 +296,7 @@ def test_another_config_is_refused(whole):
   ("mesh.data=3", "mesh"),
   ("phase1.group=1", "config.phase1: group = 1"),
   ("model.max_len=20", "max_len = 20"),
-  ("data.fwm_labels=201", "201"),
+  ("data.fwm_labels=201", "data.fwm_labels = 201: allowed is 0 (all) to the 200 labelled"),
   ("phase2.ratio=sequences", "phase.ratio = 'sequences'"),
   ("phase1.optimizer.schedule=linear", "optimizer.schedule = 'linear'"),
   ("phase1.temprature=1", "--config.phase1.temprature=1: the config has no field 'temprature'. Did "

@@ -7,6 +7,7 @@ codebook and decoder, float32: `vqgan_files.load` takes it wherever a VQ model i
 """
 
 import pathlib
+import sys
 
 from absl import app, flags
 
@@ -27,8 +28,8 @@ def main(argv):
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   try:
     convert(flags.FLAGS.ckpt, flags.FLAGS.out, overwrite=flags.FLAGS.overwrite)
-  except ValueError as error:
-    raise app.UsageError(str(error)) from None
+  except (ValueError, OSError) as error:
+    sys.exit(f"Nothing was converted: {error}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ candidates beside them. docs/worlds/official.md has the formats. What was kept a
 out, and why, is printed and lies in mirrorapi.counts.json.
 """
 
+import sys
 from pathlib import Path
 
 from absl import app, flags
@@ -92,7 +93,7 @@ def main(argv):
   try:
     print(run(given.format, given.folder, given.out, given.longest, **settings))
   except (ValueError, OSError) as error:
-    raise app.UsageError(str(error)) from None
+    sys.exit(f"Nothing was converted: {error}")
 
 
 if __name__ == "__main__":
