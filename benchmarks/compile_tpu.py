@@ -11,6 +11,7 @@ arguments laid out as there (`tests/test_same_program.py` compares the jaxprs). 
   compiler's `memory_analysis()`;
 - idle residents: the models that a run keeps on the chips beside the program's own arguments
   (`plan.needed`: float32 trees for later stages and the comparison at the end), at their most;
+- what the chips send each other, by part of the phase (`exchanges.py`);
 - the sum, arguments + outputs - aliased + temporaries + program + idle, against the chip's memory.
   A GB is 10^9 bytes. Exits with 1 where it exceeds, or where the compiler finds no room;
 - before it compiles, an estimate (`memory.peak_bytes`) and the most prompts that should fit, with
@@ -35,6 +36,7 @@ import jax  # noqa: E402
 from absl import app, flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
+from benchmarks import exchanges  # noqa: E402
 from swirl_jax import memory, process, programs, sharding  # noqa: E402
 from swirl_jax.settings import PHASES, Settings, from_config  # noqa: E402
 
@@ -59,7 +61,7 @@ def phase_call(
 
 
 class Figures(NamedTuple):
-  """Bytes per chip, and seconds of the compiler."""
+  """Bytes per chip, the table of exchanges, and seconds of the compiler."""
 
   arguments: int
   outputs: int
@@ -67,6 +69,7 @@ class Figures(NamedTuple):
   aliased: int
   program: int
   idle: int
+  exchanges: str
   seconds: float
   cpu_seconds: float
 
@@ -92,16 +95,18 @@ def measure(settings: Settings, kind: str) -> Figures:
     found.alias_size_in_bytes,
     found.generated_code_size_in_bytes,
     idle,
+    exchanges.table(exchanges.exchanges(compiled.as_text())),
     seconds,
     cpu_seconds,
   )
 
 
 def report(figures: Figures, limit: float) -> str:
-  rows = [(name, getattr(figures, name)) for name in Figures._fields[:-2]]
+  rows = [(name, getattr(figures, name)) for name in Figures._fields[:-3]]
   lines = [f"  {name:12s} {size / GB:8.2f} GB" for name, size in [*rows, ("sum", figures.total)]]
   verdict = "fits" if figures.total <= limit else "DOES NOT FIT"
   spent = f"compiled in {figures.seconds:.0f} s ({figures.cpu_seconds:.0f} CPU-s)"
+  lines.append(figures.exchanges)
   return "\n".join([*lines, f"  {verdict} in {limit / GB:g} GB; {spent}"])
 
 

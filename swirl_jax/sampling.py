@@ -21,7 +21,7 @@ from swirl_jax import rng, sharding
 from swirl_jax.models import columns, transformer
 from swirl_jax.models.attention import softcap
 from swirl_jax.models.numerics import einsum
-from swirl_jax.sharding import BATCH
+from swirl_jax.sharding import BATCH, ROWS
 from swirl_jax.types import Rollout, Segment
 
 
@@ -195,11 +195,14 @@ def rollout(
 
   def put(out: Rollout, hidden, t):
     logits = einsum("bgd,dv->bgv", hidden, head, out=jnp.float32)
+    logits = sharding.constrain(logits, BATCH, None, "tensor")
     logits, policy = softcap(logits, config.final_softcap), None
     if guided:
       logits, policy = guide(logits, decoding.guidance)
-    u = jax.random.uniform(rng.stream(key, "token", t), (b, g))
-    token, logp, logp_sampler = draw(logits, u, temperature, decoding=decoding, policy=policy)
+      policy = by_rows(policy)
+    u = jax.random.uniform(rng.stream(key, "token", t), (b, g)).reshape(-1)
+    drawn = draw(by_rows(logits), u, temperature, decoding=decoding, policy=policy)
+    token, logp, logp_sampler = (sharding.constrain(a.reshape(b, g), BATCH) for a in drawn)
     token = columns.ids(token, decoding.allowed)
     return write(out, t, (token, logp, logp_sampler), decoding)
 
@@ -226,6 +229,13 @@ def rollout(
   layered = transformer.split_layers(params, config, after=out.tokens[0, 0, 0])
   cache = transformer.empty_cache(config, rows, g, max(1, length - 1))
   return jax.lax.while_loop(unfinished, step, (jnp.int32(1), out, cache))[1]
+
+
+def by_rows(logits: jax.Array) -> jax.Array:
+  """[B, G, V] → [B · G, V], whole rows on a chip. Computed with the vocabulary split, a draw would
+  exchange a number for every sum over it: with top-p forty times a token.
+  """
+  return sharding.constrain(logits.reshape(-1, logits.shape[-1]), ROWS)
 
 
 def empty(batch: int, group: int, length: int) -> Rollout:

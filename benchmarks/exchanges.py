@@ -1,0 +1,140 @@
+"""What the chips of a mesh send each other in a compiled program, by part of a phase.
+
+Read from the compiler's text. A loop's body counts as often as the loop runs at most: its condition
+compares with one constant. Bytes are what each chip sends in a ring of n chips:
+
+    all-gather           (n - 1) / n of the result
+    reduce-scatter       (n - 1) times the result
+    all-reduce           2 (n - 1) / n of the result
+    all-to-all           (n - 1) / n of the result
+    collective-permute   the result
+
+An asynchronous exchange that runs beside several operations stands in the text once for each, under
+one channel, and counts once. Time is not counted: an exchange may hide behind the work beside it.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from benchmarks.parts import PARTS, part_of
+
+BITS = {"pred": 8, "bf16": 16}  # others end in their number of bits
+SHARE = {
+  "all-gather": lambda n: (n - 1) / n,
+  "reduce-scatter": lambda n: n - 1,
+  "all-reduce": lambda n: 2 * (n - 1) / n,
+  "all-to-all": lambda n: (n - 1) / n,
+  "collective-permute": lambda n: 1,
+}
+_CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+
+
+class Instruction(NamedTuple):
+  opcode: str
+  result: str  # its type
+  line: str
+
+
+class Exchange(NamedTuple):
+  """One collective: its part, kind, the chips that take part, how often it runs, and the bytes that
+  each chip sends in all.
+  """
+
+  part: str
+  kind: str
+  chips: int
+  times: int
+  sent: float
+
+
+def computations(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
+  """A compiled module's computations by name, and the name of the first that runs."""
+  found: dict[str, list[Instruction]] = {}
+  entry = name = ""
+  for line in hlo.splitlines():
+    if header := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
+      name = header[2]
+      entry = name if header[1] else entry
+      found[name] = []
+    elif here := re.match(r"\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z\-]*)\(", line):
+      found[name].append(Instruction(here[2], here[1], line))
+  return found, entry
+
+
+def exchanges(hlo: str) -> list[Exchange]:
+  """Every collective of a compiled module. Raises ValueError for a loop whose count isn't told."""
+  parts, entry = computations(hlo)
+  return list(_walk(parts, entry, 1, set()))
+
+
+def _walk(parts, name: str, times: int, seen: set[str]) -> Iterator[Exchange]:
+  """Those of a computation that runs `times` times. seen: the channels met in the loop around."""
+  for opcode, result, line in parts[name]:
+    kind = opcode.removesuffix("-start")
+    if kind in SHARE:
+      channel = re.search(r"channel_id=(\d+)", line)
+      if channel is None or channel[1] not in seen:
+        seen |= {channel[1]} if channel else set()
+        op = re.search(r'op_name="([^"]*)"', line)
+        part, chips = part_of(op[1]) if op else None, _chips(line)
+        sent = times * SHARE[kind](chips) * _bytes(result, kind != opcode)
+        yield Exchange(part or "other", kind, chips, times, sent)
+    elif opcode == "while":
+      body, condition = (re.search(rf"{k}=%?([\w.\-]+)", line)[1] for k in ("body", "condition"))
+      yield from _walk(parts, body, times * _count(parts, condition), set())
+    else:
+      called = _CALLED.findall(line)
+      if branches := re.search(r"branch_computations=\{([^}]*)\}", line):
+        called += re.findall(r"[\w.\-]+", branches[1])
+      for other in called:
+        yield from _walk(parts, other, times, seen)
+
+
+def _count(parts, condition: str) -> int:
+  """How often a loop runs at most: the one number that its condition compares with."""
+  found = list(_numbers(parts, condition))
+  if len(found) != 1:
+    raise ValueError(f"the loop with the condition {condition} compares with {found}")
+  return found[0]
+
+
+def _numbers(parts, name: str) -> Iterator[int]:
+  """The constants, int32 scalars, of a computation and of those that it calls."""
+  for _, result, line in parts[name]:
+    if result.startswith("s32[]"):
+      yield from map(int, re.findall(r" constant\((\d+)\)", line))
+    for other in _CALLED.findall(line):
+      yield from _numbers(parts, other)
+
+
+def _chips(line: str) -> int:
+  """The size of a collective's groups: of `[4,16]<=[64]` 16, of `{{0,1},{2,3}}` 2."""
+  if found := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+    return int(found[1])
+  found = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+  return len(found[1].split(",")) if found else 2
+
+
+def _bytes(result: str, asynchronous: bool) -> float:
+  """Of a type, or of all in a tuple; of an asynchronous start, whose tuple also has the operand, of
+  the largest.
+  """
+  sizes = []
+  for kind, shape in re.findall(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]", result):
+    bits = BITS.get(kind) or int(re.search(r"\d+$", kind)[0])
+    sizes.append(bits / 8 * math.prod(int(n) for n in shape.split(",") if n))
+  return max(sizes) if asynchronous else sum(sizes)
+
+
+def table(found: list[Exchange]) -> str:
+  """By part: what each chip sends, in GB of 10^9 bytes, and in how many collectives."""
+  rows = [f"  {'between chips':18s} {'GB':>8s} {'exchanges':>10s}"]
+  for part in PARTS:
+    own = [x for x in found if x.part == part]
+    if own:
+      rows.append(
+        f"  {part:18s} {sum(x.sent for x in own) / 1e9:8.2f} {sum(x.times for x in own):10,d}"
+      )
+  return "\n".join(rows)

@@ -1,0 +1,108 @@
+"""What chips exchange: counted in programs whose collectives are known, and in a rollout, where the
+layers' own are all that a token costs.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+from jax.sharding import NamedSharding, PartitionSpec
+
+from benchmarks import exchanges
+from swirl_jax import sampling, sharding
+from swirl_jax.models import transformer
+from swirl_jax.types import Segment
+
+
+def mesh_of(data, fsdp, tensor):
+  return sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor)
+
+
+def compiled(f, *arguments):
+  return jax.jit(f).lower(*arguments).compile().as_text()
+
+
+def test_a_loops_exchanges_count_as_often_as_it_runs():
+  """Six numbers of each chip, summed over four chips five times."""
+  mesh, rows = mesh_of(1, 2, 4), PartitionSpec("tensor")
+
+  @functools.partial(jax.shard_map, mesh=mesh, in_specs=rows, out_specs=rows)
+  def program(x):
+    step = lambda x, _: (x + jax.lax.psum(x, "tensor"), None)  # noqa: E731
+    return jax.lax.scan(step, x, length=5)[0]
+
+  at = NamedSharding(mesh, rows)
+  (found,) = exchanges.exchanges(
+    compiled(program, jax.ShapeDtypeStruct((24,), jnp.float32, sharding=at))
+  )
+  assert found == ("other", "all-reduce", 4, 5, 5 * 6 * 4 * 2 * 3 / 4)
+
+
+HLO = """HloModule phase, entry_computation_layout={()->f32[]}
+
+%part (p: f32[4]) -> f32[8] {
+  ROOT %ag.1 = f32[8]{0} all-gather(%p), channel_id=7, replica_groups=[2,4]<=[8], dimensions={0}
+}
+
+%body (b: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %f.1 = f32[8]{0} fusion(%b), kind=kCustom, calls=%part
+  %f.2 = f32[8]{0} fusion(%b), kind=kCustom, calls=%part
+  %rs = bf16[6,2]{1,0} reduce-scatter(%f.2), channel_id=8, replica_groups={{0,1},{2,3}}, dimensions={0}
+}
+
+%condition (c: (s32[], f32[4])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(28)
+  ROOT %less = pred[] compare(%c, %limit), direction=LT
+}
+
+ENTRY %main (a: f32[4]) -> f32[4] {
+  %w = (s32[], f32[4]) while(%a), condition=%condition, body=%body
+  %s = (f32[4]{0}, f32[10]{0}, u32[], u32[]) collective-permute-start(%a), channel_id=9, source_target_pairs={{0,1},{1,0}}, metadata={op_name="jit(phase)/rollout/x"}
+}
+"""  # noqa: E501
+
+
+def test_an_exchange_beside_several_operations_counts_once():
+  found = exchanges.exchanges(HLO)
+  assert found == [
+    ("other", "all-gather", 4, 28, 28 * 8 * 4 * 3 / 4),
+    ("other", "reduce-scatter", 2, 28, 28 * 6 * 2 * 2 * 1),
+    ("rollout", "collective-permute", 2, 1, 10 * 4),
+  ]
+  assert exchanges.table(found).splitlines()[1].split() == ["rollout", "0.00", "1"]
+  with pytest.raises(ValueError, match="the loop with the condition condition compares with"):
+    exchanges.exchanges(HLO.replace("constant(28)", "parameter(1)"))
+
+
+@pytest.mark.parametrize("group", [8, 3])
+def test_a_draw_exchanges_nothing_over_the_vocabulary(group):
+  """With the vocabulary split over `tensor`, a token costs two sums a layer and the embedding's;
+  the logits change hands once, and top-k and top-p cost nothing more.
+  """
+  length, config = 9, tiny.config(n_layers=3, n_kv_heads=4, scan_layers=True)
+
+  def of_a_token(**cut):
+    decoding = sampling.Decoding(length=length, group=group, end=2, **cut)
+    with jax.set_mesh(mesh := mesh_of(1, 2, 4)):
+      rows = NamedSharding(mesh, PartitionSpec(sharding.BATCH))
+      prompt = Segment(
+        jax.ShapeDtypeStruct((4, 6), jnp.int32, sharding=rows),
+        jax.ShapeDtypeStruct((4, 6), jnp.bool, sharding=rows),
+      )
+      params = jax.eval_shape(lambda: transformer.init_params(config, jax.random.key(0)))
+      layout = sharding.tree_shardings(params, mesh, gather_fsdp=True)
+      params = jax.tree.map(
+        lambda p, at: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=at), params, layout
+      )
+      roll = functools.partial(sampling.rollout, config=config, decoding=decoding)
+      hlo = compiled(roll, params, prompt, jax.random.key(0), jnp.float32(1))
+    found = [x for x in exchanges.exchanges(hlo) if x.times >= length]
+    times = lambda kinds: sum(x.times for x in found if x.kind in kinds) / length  # noqa: E731
+    moves = ("all-to-all", "collective-permute", "all-gather")
+    return times(("all-reduce",)), times(moves)
+
+  sums, moves = of_a_token(top_k=5, top_p=0.9)
+  assert sums == 2 * config.n_layers + 1
+  assert moves <= 6 and (sums, moves) == of_a_token()
