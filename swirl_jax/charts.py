@@ -98,7 +98,8 @@ class Line:
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
   """Round numbers (1, 2, 2.5 or 5 times a power of ten) from at most low to at least high."""
   if high <= low:
-    low, high = low - 0.5, high + 0.5
+    half = max(0.5, 1e-3 * abs(low))  # of a large number a half is nothing
+    low, high = low - half, high + half
   raw = (high - low) / count
   power = 10.0 ** math.floor(math.log10(raw))
   step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))

@@ -23,6 +23,14 @@ def write_json_atomic(path: str | os.PathLike, obj: Any) -> None:
     temporary.write_text(json.dumps(obj, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def read_json(path: str | os.PathLike) -> Any:
+  """What a run wrote; ValueError, which names the file, where it isn't JSON."""
+  try:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise ValueError(f"{path}: not JSON ({error}); allowed is what a run wrote.") from None
+
+
 def folder_to_write(field: str, path: str) -> Path:
   """The folder, made if it isn't there. ValueError, which names the field, where nothing can be
   written into it.

@@ -34,25 +34,28 @@ def main(argv):
   from swirl_jax.stage_run import Preempted, TrainingError
 
   workdir = flags.FLAGS.workdir
+  goes_on = f"The same command, with --workdir={workdir}, goes on from here."
   try:
-    job = train.prepare(flags.FLAGS.config.to_dict(), workdir)
-  except (ValueError, OSError, CollectionError) as error:
-    process.leave(f"Nothing was started: {error}")
-  except Exception:
+    with process.ending_on_sigterm(f"Stopped by SIGTERM before training began. {goes_on}"):
+      job = train.prepare(flags.FLAGS.config.to_dict(), workdir)
+  except Exception as error:
+    if is_disk_full(error):
+      process.leave_at_once(f"Nothing was started: the disk is full. {error}")
+    if isinstance(error, ValueError | OSError | CollectionError):
+      process.leave(f"Nothing was started: {error}")
     process.fail()
   try:
     table = train.train(job, profile=flags.FLAGS.profile)
   except Preempted:
-    print(
-      f"Stopped by SIGTERM with everything saved. The same command, with --workdir={workdir}, "
-      "goes on from here.",
-      flush=True,
-    )
+    print(f"Stopped by SIGTERM with everything saved. {goes_on}", flush=True)
   except (TrainingError, CheckpointError, CheckpointFilesError, LogError) as error:
     process.leave(f"Stopped: {error}")
   except Exception as error:
     if is_disk_full(error):
-      process.leave(f"Stopped: {error}. The same command goes on from the last checkpoint.")
+      process.leave_at_once(
+        f"Stopped: workdir = {workdir!r}: the disk is full ({error}). Free some space; the same "
+        "command then goes on from the last checkpoint."
+      )
     process.fail()
   else:
     if table:  # the first process has it

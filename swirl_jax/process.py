@@ -1,13 +1,15 @@
 """What a program asks of its own process before JAX computes anything."""
 
+import contextlib
 import ctypes
 import os
 import pathlib
 import platform
 import resource
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import jaxlib.version
@@ -104,9 +106,34 @@ def leave(said: str) -> NoReturn:
   """
   if not _one_of_several():
     sys.exit(said)
+  leave_at_once(said)
+
+
+def leave_at_once(said: str) -> NoReturn:
+  """The same, without what Python does at its end: threads that write to a full disk would go on
+  to fail, and print it.
+  """
   sys.stdout.flush()
   print(said, file=sys.stderr, flush=True)
   os._exit(1)
+
+
+@contextlib.contextmanager
+def ending_on_sigterm(said: str) -> Iterator[None]:
+  """SIGTERM inside ends this process with 0 and what is said, for what has nothing to save. One of
+  several processes goes on: `hosts.PreemptionGuard` sees the signal once they work together.
+  """
+
+  def end(number, frame):
+    print(said, flush=True)
+    sys.exit(0)
+
+  before = None if _one_of_several() else signal.signal(signal.SIGTERM, end)
+  try:
+    yield
+  finally:
+    if before is not None:
+      signal.signal(signal.SIGTERM, before)
 
 
 def fail() -> NoReturn:

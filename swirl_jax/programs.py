@@ -175,11 +175,22 @@ def _copied(params: Any) -> Any:
   return jax.tree.map(lambda p: p + 0, params)
 
 
-def _laid_out(make, *args) -> Any:
-  """`make(*args)`, jitted, with its result laid out by the rules on the mesh of the enclosing
-  `jax.set_mesh`.
+def _frozen(config: transformer.TransformerConfig, params: Any) -> Any:
+  return transformer.compute_params(_copied(params), config)
+
+
+def _laid_out(make, static: tuple, tree: Any) -> Any:
+  """`make(*static, tree)`, jitted, with its result laid out by the rules on the mesh of the
+  enclosing `jax.set_mesh`.
   """
-  return jax.jit(make, out_shardings=layout_of(jax.eval_shape(make, *args)))(*args)
+  leaves, structure = jax.tree.flatten(jax.eval_shape(functools.partial(make, *static), tree))
+  return _program(make, static, structure, tuple(leaves), sharding.mesh_in_use())(tree)
+
+
+@functools.cache
+def _program(make, static: tuple, structure, leaves: tuple, mesh):
+  layout = sharding.tree_shardings(jax.tree.unflatten(structure, leaves), mesh)
+  return jax.jit(functools.partial(make, *static), out_shardings=layout)
 
 
 def layout_of(tree: Any) -> Any:
@@ -218,12 +229,12 @@ def _init_program(config: transformer.TransformerConfig, make, mesh):
 
 def initial_state(optimizer, params: Any) -> PolicyState:
   """`new_state`, on the mesh."""
-  return _laid_out(functools.partial(new_state, optimizer), params)
+  return _laid_out(new_state, (optimizer,), params)
 
 
 def copy(params: Any) -> Any:
   """A tree of its own, which donating the first doesn't touch."""
-  return _laid_out(_copied, params)
+  return _laid_out(_copied, (), params)
 
 
 def frozen_copy(
@@ -232,7 +243,7 @@ def frozen_copy(
   """What a frozen or reference slot holds: the parameters in the compute dtype, never the live
   ones; with `offload` in host memory.
   """
-  out = _laid_out(lambda p: transformer.compute_params(_copied(p), config), params)
+  out = _laid_out(_frozen, (config,), params)
   return jax.device_put(out, sharding.on_host(layout_of(out))) if offload else out
 
 

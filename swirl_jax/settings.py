@@ -27,7 +27,10 @@ LABELS = ("fwm_labels", "idm_labels")
 SOURCES = (*LABELS, "pseudo", "mixed")
 LATENTS = ("fresh", "cached")
 # Names of methods and models that no rival may have.
-TAKEN = {"warmup", "swirl", "prior", "fwm", "idm", "model", "warm", "warm_fwm", "warm_idm"}
+TAKEN = {
+  *("warmup", "swirl", "prior", "fwm", "idm", "model", "warm", "warm_fwm", "warm_idm"),
+  *("pretrain", "warmup_fwm", "warmup_idm", *PHASES),  # stages, whose names decide their draws
+}
 
 
 def _at_least(name: str, value: int, low: int) -> None:
@@ -369,6 +372,12 @@ class Settings:
         raise ValueError(f"data.{name} = 0: allowed with `pretrained` is a whole number from 1.")
       if not self.pretrained and getattr(self.data, name):
         raise ValueError(f"data.{name}: without `pretrained` the world decides it; allowed is 0.")
+    for name in LABELS:
+      budget, most = getattr(self.data, name), self.world.get("labelled")
+      if type(most) is int and 0 < most < budget:
+        raise ValueError(
+          f"data.{name} = {budget}: allowed is 0 (all) to world.labelled = {most}."
+        )
     if not 0 <= self.seed < 2**32:
       raise ValueError(f"seed = {self.seed}: allowed is a whole number from 0 to 2**32 - 1.")
     _once("compare", self.compare)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from swirl_jax import codecs, programs, rng, sharding, vq_run
 from swirl_jax.data import builders, fast_tokenizers, image_tokenizers
 from swirl_jax.data.builders import text_world
 from swirl_jax.data.codec import Codec
+from swirl_jax.files import read_json
 from swirl_jax.hosts import any_process, is_first
 from swirl_jax.models import huggingface, vocabulary
 from swirl_jax.models.transformer import TransformerConfig
@@ -40,7 +40,7 @@ def world_of(settings: Settings, folder: os.PathLike | None = None) -> builders.
   world = builders.get(settings.world["name"], own, where, codecs=codec_of_world)
   begun = None if folder is None else pathlib.Path(folder) / "dataset.json"
   if begun is not None and begun.exists():
-    found = json.loads(begun.read_text()).get("source", "")
+    found = read_json(begun).get("source", "")
     if found != world.source:
       raise ValueError(
         f"the run in {str(folder)!r} was begun with a file whose SHA-256 is {found}; that of "
@@ -66,7 +66,7 @@ def check_pretrained(settings: Settings, folder: os.PathLike) -> dict[str, str]:
     if settings.pretrained:
       now = huggingface.digest(huggingface.resolve(settings.pretrained))
     if begun.exists():
-      found = json.loads(begun.read_text()).get("pretrained", "")
+      found = read_json(begun).get("pretrained", "")
   if any_process(found is not None and found != now):
     raise ValueError(
       f"the run in {str(folder)!r} was begun with a checkpoint of the SHA-256 {found!r}; that of "

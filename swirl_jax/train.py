@@ -18,7 +18,7 @@ from absl import logging
 
 from swirl_jax import inputs, metrics, phases, programs, report, scoring, sharding, start
 from swirl_jax.checkpoint import Checkpointer
-from swirl_jax.files import check_config, folder_to_write, write_json_atomic
+from swirl_jax.files import check_config, folder_to_write, read_json, write_json_atomic
 from swirl_jax.hosts import PreemptionGuard, any_process, is_first
 from swirl_jax.models import lora
 from swirl_jax.plan import make_plan, needed
@@ -65,7 +65,11 @@ def prepare(config: Mapping[str, Any], workdir: str) -> Job:
     for stage in make_plan(settings):
       programs.stage_spec(stage, players)
     checkpoint = start.check_pretrained(settings, folder)
-    data = inputs.load(settings, world, start.data_dir(settings, folder))
+    where = start.data_dir(settings, folder)
+    try:
+      data = inputs.load(settings, world, where)
+    except OSError as error:
+      raise ValueError(f"data.dir = {where!r}: {error}") from error
     if not (folder / "config.json").exists():  # from here on the folder is this config's
       record_start(config, folder)
     if is_first():
@@ -105,11 +109,7 @@ def check_workdir(config: Mapping[str, Any], folder: pathlib.Path) -> None:
   """Raises ValueError where the folder holds a run of another config."""
   path = folder / "config.json"
   if path.exists():
-    try:
-      saved = json.loads(path.read_text())
-    except ValueError as error:
-      raise ValueError(f"{path}: not JSON ({error}); allowed is what a run wrote.") from None
-    check_config(saved, dict(config), MAY_CHANGE)
+    check_config(read_json(path), dict(config), MAY_CHANGE)
 
 
 def _alone_in(folder: pathlib.Path) -> contextlib.ExitStack:
@@ -136,7 +136,7 @@ def record_start(config: Mapping[str, Any], folder: pathlib.Path) -> None:
     return
   write_json_atomic(folder / "config.json", json.loads(json.dumps(dict(config))))
   path, now = folder / "versions.json", metrics.versions()
-  began = json.loads(path.read_text()) if path.exists() else now
+  began = read_json(path) if path.exists() else now
   last = functools.reduce(lambda a, b: a | b, began.get("later", []), began)
   changed = {name: value for name, value in now.items() if last.get(name) != value}
   if changed:

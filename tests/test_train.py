@@ -139,7 +139,8 @@ def test_each_step_is_compiled_once(whole):
   """Two iterations of two phases: two programs. Supervised: P0, the FWM's warm-up (which labels
   alone share), the IDM's, and labels with pseudo-labels, whose actions are wider."""
   _, out = whole
-  for name, programs in (("phase_step", 2), ("sft_step", 4)):
+  # One optimizer serves the warm-ups and the rivals, and P0, Phase I and Phase II have their own.
+  for name, programs in (("phase_step", 2), ("sft_step", 4), ("_frozen", 1), ("new_state", 4)):
     assert out.count(f"Finished jaxpr to MLIR module conversion jit({name})") == programs
 
 
@@ -225,6 +226,20 @@ def test_sigterm_saves_and_says_how_to_go_on(whole, tmp_path):
   same_ends(workdir, whole[0])
 
 
+def test_sigterm_before_training_ends_at_once(tmp_path):
+  workdir = tmp_path / "run"
+  process = start(workdir, "world.unlabelled=50000")
+  end = time.monotonic() + PATIENCE
+  while not list(workdir.glob("data/**/*incomplete*")):
+    assert process.poll() is None and time.monotonic() < end
+    time.sleep(0.005)
+  process.send_signal(signal.SIGTERM)
+  out, _ = process.communicate(timeout=PATIENCE)
+  assert process.returncode == 0, out
+  assert "Stopped by SIGTERM before training began. The same command" in out
+  assert not (workdir / "checkpoints").exists() and "Traceback" not in out
+
+
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(whole, tmp_path):
   workdir = tmp_path / "run"
   kill_when(workdir, lambda: len(list((workdir / "checkpoints").glob("*/MANIFEST.json"))) == 2)
@@ -296,7 +311,7 @@ def test_another_config_is_refused(whole):
   ("mesh.data=3", "mesh"),
   ("phase1.group=1", "config.phase1: group = 1"),
   ("model.max_len=20", "max_len = 20"),
-  ("data.fwm_labels=201", "data.fwm_labels = 201: allowed is 0 (all) to the 200 labelled"),
+  ("data.fwm_labels=201", "data.fwm_labels = 201: allowed is 0 (all) to world.labelled = 200"),
   ("phase2.ratio=sequences", "phase.ratio = 'sequences'"),
   ("phase1.optimizer.schedule=linear", "optimizer.schedule = 'linear'"),
   ("phase1.temprature=1", "--config.phase1.temprature=1: the config has no field 'temprature'. Did "
