@@ -82,10 +82,12 @@ def _begin(stream: Any) -> float:
 
 
 def _length(container: Any, stream: Any) -> float:
-  """Seconds, as the stream says, or else its container; 0 where neither does."""
+  """Seconds, as the stream says, or else its container, whose clock need not begin with the stream;
+  0 or less where neither does.
+  """
   if stream.duration:
     return float(stream.duration * stream.time_base)
-  return (container.duration or 0) / 1e6
+  return (container.duration or 0) / 1e6 - _begin(stream)
 
 
 def upright(frame: Any) -> Image.Image:

@@ -1,5 +1,6 @@
 """Pictures and videos that tests draw, and what the command makes of them."""
 
+import fractions
 import io
 import json
 
@@ -30,8 +31,10 @@ def grey(path):
     return image.convert("RGB").getpixel((0, 0))[0]
 
 
-def video(path, frames=20, rate=10):
-  """A video whose frame n < 25 has grey 10 n (lossless in .mkv), with a key frame in ten."""
+def video(path, frames=20, rate=10, begin=0):
+  """A video whose frame n < 25 has grey 10 n (lossless in .mkv), with a key frame in ten. Its clock
+  shows `begin` frames at the first one.
+  """
   import av
 
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +45,9 @@ def video(path, frames=20, rate=10):
     stream.codec_context.gop_size = 10
     for n in range(frames):
       pixels = np.full((32, 32, 3), 10 * n % 250, np.uint8)
-      container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+      frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+      frame.pts, frame.time_base = begin + n, fractions.Fraction(1, rate)
+      container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
   return path
 

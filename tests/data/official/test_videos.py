@@ -66,6 +66,16 @@ def test_the_frame_that_is_shown_at_a_time(tmp_path):
     assert reason(error) == "time beyond the video"
 
 
+def test_a_clock_that_does_not_begin_at_zero(tmp_path):
+  """Seconds are from the first frame on, as the authors of a benchmark count them."""
+  video = drawn.video(tmp_path / "a.mkv", begin=50)
+  for seconds, n in ((0, 0), (0.1, 1), (1.29, 12), (1.9, 19)):
+    assert drawn.grey(videos.at(video, tmp_path / "frames", seconds)) == 10 * n
+  with pytest.raises(Unusable, match="which ends at 1.9"):
+    videos.at(video, tmp_path / "frames", 5.0)
+  assert len(videos.every(video, tmp_path / "frames", 10)) == 2
+
+
 def test_what_is_no_whole_video_is_named(tmp_path):
   whole = drawn.video(tmp_path / "a.mkv", frames=60)
   cut = tmp_path / "cut.mkv"
