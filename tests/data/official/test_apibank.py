@@ -42,6 +42,13 @@ def test_a_call_has_the_dialogue_before_it(tmp_path):
   assert second["turn"] == 1 and second["y"] == '{"output": [1], "exception": null}'
 
 
+def test_the_record_says_what_was_called_and_the_result_what_came_back(tmp_path):
+  result = {"api_name": "Other", "input": {"at": "Oban"}, "output": "06:10", "exception": "late"}
+  (one,) = found(tmp_path, call(None, result=result))
+  assert one.line["z"] == 'Tides {"at": "Ayr"}'
+  assert one.line["y"] == '{"output": "06:10", "exception": "late"}'
+
+
 @pytest.mark.parametrize(
   ("record", "detail"),
   [

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from swirl_jax.data.official import aurora
+from swirl_jax.data.official import aurora, records
 from tests.data.official import drawn
 
 
@@ -54,6 +54,35 @@ def test_the_bench(place, tmp_path):
   assert not left and counts["noted"] == {"without y": 1}
 
 
+def test_a_task_is_named_by_its_file_too(place, tmp_path):
+  folder, write = place
+  write("data/something_train_1.json", edit(0, 1))
+  write("more/u_train.jsonl", edit(2, 3))
+  write("data/t/test.json", edit(4, 5, task="t"))  # the bench is at the top
+  found, *_ = drawn.converted("aurora", folder, tmp_path / "a.jsonl")
+  assert [n["level"] for n in found] == ["something", "u"]
+  assert {n["split"] for n in found} <= {"train", "validation"}
+
+
+def test_a_chain_counts_its_turns_and_stays_in_the_split_it_began_in(place, tmp_path):
+  """Each picture is a photograph of its own by name; the chain's first one says the split."""
+  folder, write = place
+  chains = [[edit(0, 1), edit(1, 2), edit(2, 3)]]
+  for n in range(40):
+    for m in (0, 1, 2):
+      drawn.picture(folder / f"data/t/images/{n}-{m}.png", n)
+    first, second = ({"input": image(f"{n}-{m}"), "output": image(f"{n}-{m + 1}"),
+                      "instruction": "go"} for m in (0, 1))  # fmt: skip
+    chains.append([first, second])
+  write("data/t/train.json", *(record for chain in chains for record in chain))
+  found, *_ = drawn.converted("aurora", folder, tmp_path / "a.jsonl")
+  assert [n["turn"] for n in found[:3]] == [0, 1, 2] and len({n["episode"] for n in found[:3]}) == 1
+  splits = [n["split"] for n in found[3:]]
+  assert splits[::2] == splits[1::2] and set(splits) == {"train", "validation"}
+  firsts = [records.of_training(f"t/data/t/{n}-0") for n in range(40)]
+  assert splits[::2] == firsts
+
+
 def test_training_files_of_both_kinds(place, tmp_path):
   folder, write = place
   write("data/t/train.json", edit(0, 1), edit(2, 3, ["first", "second"]))
@@ -90,9 +119,9 @@ def test_records_of_one_source_are_in_one_split(place, tmp_path):
   folder, write = place
   for n in range(200):
     drawn.picture(folder / f"data/t/images/v{n % 50}.mp4_{n}_left.png", n)
-  records = [{**edit(0, 5), "input": f"data/t/images/v{n % 50}.mp4_{n}_left.png"}
-             for n in range(200)]  # fmt: skip
-  write("data/t/train.json", *records)
+  edits = [{**edit(0, 5), "input": f"data/t/images/v{n % 50}.mp4_{n}_left.png"}
+           for n in range(200)]  # fmt: skip
+  write("data/t/train.json", *edits)
   found, *_ = drawn.converted("aurora", folder, tmp_path / "a.jsonl")
   splits = {}
   for line in found:

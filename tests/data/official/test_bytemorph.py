@@ -55,9 +55,21 @@ def test_training_and_other_files(tmp_path):
         without=("edit_type",))  # fmt: skip
   write(folder / "more.parquet", row(100, 200))
   found, *_ = drawn.converted("bytemorph", folder, tmp_path / "b.jsonl")
+  assert len(found) == 101  # more than are in memory at a time
   assert {n["split"] for n in found if "train" in n["episode"]} == {"train", "validation"}
   assert [n["level"] for n in found if "split" not in n] == ["camera_zoom"]
   assert {n["level"] for n in found if "split" in n} == {"all"}
+
+
+def test_pairs_out_of_one_video_are_in_one_split(tmp_path):
+  rows = [row(n, 200, image_id=f"i{n % 25}") for n in range(100)]
+  write(tmp_path / "in" / "train-0.parquet", *rows)
+  found, *_ = drawn.converted("bytemorph", tmp_path / "in", tmp_path / "b.jsonl")
+  splits = {}
+  for n, line in enumerate(found):
+    splits.setdefault(n % 25, set()).add(line["split"])
+  assert len(found) == 100 and all(len(names) == 1 for names in splits.values())
+  assert {name for names in splits.values() for name in names} == {"train", "validation"}
 
 
 def test_what_is_broken_is_counted(tmp_path):

@@ -61,6 +61,24 @@ def test_every_record_ends_in_one_place(tmp_path):
   assert counts["characters"]["z"] == {"median": 2, "90%": 2, "most": 2}
 
 
+def test_lengths_and_what_the_table_says_of_them(tmp_path):
+  found = [kept(f"f, record {n}", x=f"{n:03d}", z="z" * n, y="y") for n in (*range(1, 11), 90)]
+  again = [Found(f"f, record {n}", reason="cut", detail="why") for n in (7, 8)]
+  _, counts = written(tmp_path, *found, *again, kept("f, record 91", z="z" * 91), longest=90)
+  assert counts["characters"]["z"] == {"median": 6, "90%": 10, "most": 90}
+  assert counts["left_out"]["too long"]["records"] == 1
+  lines = [line.split() for line in convert.table(counts).splitlines()]
+  assert lines[:2] == [["split", "lines", "level"], ["test", "11", "l"]]
+  assert ["cut", "2", "f,", "record", "7:", "why"] in lines
+  assert ["z", "90", "6,", "10"] in lines
+
+
+def test_another_answer_is_one_to_the_same_call(tmp_path):
+  found = [kept(), kept("f, record 2", z="stay", y="c"), kept("f, record 3", y="d")]
+  _, counts = written(tmp_path, *found)
+  assert counts["noted"] == {"another y than before for the same x and z": 1}
+
+
 def test_what_a_world_refuses_is_spelled_out_and_counted(tmp_path):
   (line,), counts = written(
     tmp_path, kept(x="a\x07 \ud800b\x85", y="<sep> and <sep>, <eos>", episode="e\x00")
@@ -134,6 +152,15 @@ def test_the_command_prints_what_it_wrote(tmp_path):
   failed = subprocess.run([*module, *settings, f"--folder={tmp_path / 'no'}", f"--out={out}"],
                           cwd=ROOT, capture_output=True, text=True)  # fmt: skip
   assert failed.returncode == 1 and "lacks files of unlabelled video" in failed.stderr
+
+
+def test_the_longest_is_what_the_command_says_and_is_recorded(tmp_path):
+  folder, out = steps(tmp_path / "in"), tmp_path / "out.jsonl"
+  command.run("mind2web", str(folder), str(out), 16)
+  counts = json.loads((tmp_path / "out.counts.json").read_text())
+  assert counts["longest"] == 16 and counts["kept"] == {"by chance": {"all": 2}}
+  with pytest.raises(ValueError, match="2 too long"):
+    command.run("mind2web", str(folder), str(out), 15)  # CLICK p "page 1"
 
 
 @pytest.mark.parametrize("name", command.FORMATS)

@@ -1,6 +1,7 @@
 """Unlabelled video: pairs of frames that follow each other."""
 
 import pytest
+from PIL import Image
 
 from swirl_jax.data import transitions
 from tests.data.official import drawn
@@ -75,6 +76,30 @@ def test_videos_of_classes(tmp_path):
   assert [(n["episode"], n["level"]) for n in found] == [
     ("Archery/v.mp4", "Archery"), ("Surfing/v.mp4", "Surfing")]  # fmt: skip
   assert found[0]["x"] != found[1]["x"]
+
+
+def test_alike_are_neighbours_and_not_what_was_kept_last(tmp_path):
+  for n, grey in enumerate((0, 20, 40, 60, 200)):
+    drawn.picture(tmp_path / "in" / f"{n}.png", grey)
+  _, _, left, _ = drawn.converted("frames", tmp_path / "in", tmp_path / "f.jsonl",
+                                  least_difference=0.1)  # fmt: skip
+  assert numbers(tmp_path / "f.jsonl") == [60, 200] and left == {"too alike": 3}
+
+
+def test_pictures_of_one_brightness_may_differ(tmp_path):
+  left_half = Image.new("L", (64, 64))
+  left_half.paste(255, (0, 0, 32, 64))
+  (tmp_path / "in").mkdir()
+  for n in range(3):
+    left_half.rotate(180 * (n % 2)).save(tmp_path / "in" / f"{n}.png")
+  found, *_ = drawn.converted("frames", tmp_path / "in", tmp_path / "f.jsonl", least_difference=0.9)
+  assert len(found) == 2
+
+
+def test_a_video_deep_below_has_the_level_of_its_first_folder(tmp_path):
+  drawn.video(tmp_path / "in" / "Archery" / "group 1" / "v.mkv")
+  found, *_ = drawn.converted("frames", tmp_path / "in", tmp_path / "f.jsonl", stride=10)
+  assert [(n["episode"], n["level"]) for n in found] == [("Archery/group 1/v.mkv", "Archery")]
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "frames.json"])

@@ -61,6 +61,16 @@ def test_a_task_gives_a_line_for_each_step_but_its_last(tmp_path, name, split, l
   assert last.where == f"{name}, record 1, action 3"
 
 
+def test_one_task_of_training_in_twenty_is_for_validation(tmp_path):
+  tasks = [{"annotation_id": f"t{n}", "actions": [action(n), action(n + 1), action(n + 2)]}
+           for n in range(200)]  # fmt: skip
+  lines = [f.line for f in found(tmp_path, "data/train/a.json", tasks) if f.line]
+  splits = [n["split"] for n in lines]
+  assert len(lines) == 400 and splits[::2] == splits[1::2]  # a task's steps together
+  assert 2 < splits.count("validation") / 2 < 25
+  assert splits.count("train") + splits.count("validation") == 400
+
+
 def test_steps_that_follow_each_other_are_consecutive(tmp_path):
   steps = [step(1), step(2), step(3, "other"), step(4, "other")]
   assert ends(tmp_path, steps) == [("1", "2"), "no page after", ("3", "4"), "no page after"]
@@ -89,6 +99,19 @@ def test_a_record_alone_has_no_page_after_it(tmp_path):
 def test_a_step_whose_element_is_not_on_the_page_has_no_action(tmp_path, candidates):
   first, _ = found(tmp_path, "a.jsonl", [step(1, pos_candidates=candidates), step(2)])
   assert "z" not in first.line and first.notes[0].startswith("without z")
+
+
+@pytest.mark.parametrize(
+  ("op", "z"),
+  [
+    ("CLICK", 'CLICK button "Go"'),
+    ("TYPE", 'TYPE "a b" into button "Go"'),
+    ("SELECT", 'SELECT "a b" in button "Go"'),
+    ("ENTER", 'ENTER button "Go"'),
+  ],
+)
+def test_an_operation_in_words(tmp_path, op, z):
+  assert found(tmp_path, "a.jsonl", [step(1, op=op, value="a b"), step(2)])[0].line["z"] == z
 
 
 def test_the_original_target_is_named(tmp_path):

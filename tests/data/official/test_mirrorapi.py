@@ -100,6 +100,24 @@ def test_a_benchmark_becomes_a_world(tmp_path):
   assert {r.level for r in splits["validation"]} == {"train"}
 
 
+def test_an_episode_is_one_record_of_one_part(tmp_path):
+  episodes = [f.line["episode"] for f in found(tmp_path, [rendered(), rendered()])]
+  assert episodes == ["id_high/1", "id_high/2", "id_medium/1", "id_low/1", "ood/1", "ood_failure/1"]
+
+
+def test_the_authors_own_files_come_before_predictions(tmp_path):
+  folder(tmp_path, [rendered()])
+  own = plain(user(request=REQUEST | {"tool_input": "own"}))
+  (tmp_path / "test_sft" / "id_high.json").write_text(json.dumps([own]))
+  high, *others = mirrorapi.read(tmp_path)
+  assert high.line["z"] == "Tide Table own" and len(others) == 4
+
+
+def test_a_request_that_strips_otherwise_says_so(tmp_path):
+  record = rendered(user(request=REQUEST | {"tool_input": "{}", "strip": "truncate"}))
+  assert found(tmp_path, [record])[0].line["z"] == "Tide Table {} strip=truncate"
+
+
 @pytest.mark.parametrize(
   ("tool_input", "z"),
   [

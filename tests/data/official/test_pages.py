@@ -37,6 +37,23 @@ def test_an_element_is_named_as_the_page_shows_it():
   assert {names[key] for key in "235678"} <= items
 
 
+@pytest.mark.parametrize(
+  ("field", "item"),
+  [
+    ('<input name="n" value="Ayr"/>', 'input "n" = "Ayr"'),
+    ('<input name="n" input_value="Ayr" value="Oban"/>', 'input "n" = "Ayr"'),
+    ('<input name="n" checked="checked"/>', 'input "n" (chosen)'),
+    ('<input name="n" input_checked="false" checked="False"/>', 'input "n"'),
+    ('<option selected="">One</option>', 'option "One" (chosen)'),
+    ('<input name="n" placeholder="City" label="To" aria_label="From"/>', 'input "From"'),
+    ('<div aria_role="link">More</div>', 'div "More"'),
+    ('<div role="note">More</div>', "More"),
+  ],
+)
+def test_what_a_field_holds_and_is_called(field, item):
+  assert pages.read(f"<html>{field}</html>").text == item
+
+
 def test_a_long_name_is_cut_in_an_action_and_whole_on_the_page():
   page = pages.read(f'<html><a backend_node_id="1">{"word " * 40}</a></html>')
   assert len(page.elements["1"]) == len('a ""') + pages.NAME and page.elements["1"].endswith('…"')

@@ -62,6 +62,32 @@ def test_several_edits_are_an_episode(folder):
   assert left == {"duplicate": 1}
 
 
+def test_a_photographs_edits_are_in_one_split(folder):
+  """Whichever file they are in: by the photograph's address."""
+  urls = [f"https://example.org/{n}_o.jpg" for n in range(60)]
+  alone = [one(open_image_input_url=url, edit_type=f"{n}", summarized_text=f"{n}")
+           for n, url in enumerate(urls)]  # fmt: skip
+  rows = [several((f"{n}", "then")) for n in range(60)]
+  for row, url in zip(rows, urls, strict=True):
+    row["files"][-1]["url"] = url
+  (folder / "sft.jsonl").write_text("\n".join(map(json.dumps, alone)))
+  found, *_ = converted(folder, "multi-turn.jsonl", *rows)
+  expected = [of_training(url) for url in urls]
+  split = {kind: [n["split"] for n in found if n["episode"].startswith(kind) and not n["turn"]]
+           for kind in ("sft", "multi")}  # fmt: skip
+  assert split == {"sft": expected, "multi": expected}
+  assert set(expected) == {"train", "validation"}
+
+
+def test_episodes_may_begin_with_the_same_edit(folder):
+  found, _, left, _ = converted(
+    folder, "multi-turn.jsonl", several(("one", "two")), several(("one", "three"))
+  )
+  assert [(n["episode"][-1], n["turn"], n["z"]) for n in found] == [
+    ("1", 0, "one"), ("1", 1, "two"), ("2", 0, "one"), ("2", 1, "three")]  # fmt: skip
+  assert not left
+
+
 def test_an_edit_that_is_missing_breaks_the_chain_alone(folder):
   (folder / "images" / "multi-turn" / "7_turn1.png").unlink()
   (line,), _, left, counts = converted(folder, "multi-turn.jsonl", several())
@@ -106,6 +132,15 @@ def test_what_is_no_record_is_counted(folder, record, reason, detail):
   assert len(found) == 1 and left == {reason: 1}
   (said,) = counts["left_out"][reason]["first"]
   assert said.startswith("sft.jsonl, record 2: ") and detail in said
+
+
+def test_a_record_is_found_by_its_line_and_may_be_too_long(folder):
+  (folder / "sft.jsonl").write_text("\n\n" + json.dumps(one()))
+  out = folder.parent / "p.jsonl"
+  drawn.converted("picobanana", folder, out, longest=12)
+  assert drawn.lines(out)[0]["episode"] == "sft.jsonl/3"  # the third line of the file
+  with pytest.raises(ValueError, match=r"1 too long \(sft.jsonl, record 3: z has 12 characters"):
+    drawn.converted("picobanana", folder, out, longest=11)
 
 
 def test_rejected_edits_are_not_read(folder):

@@ -8,6 +8,7 @@ from swirl_jax.data.official import toolbench
 from swirl_jax.data.official.records import Absent
 
 TIDES = {"name": "tides", "description": "Tides of a harbour", "parameters": {}}
+WIND = {"name": "wind", "description": "Wind at a harbour", "parameters": {}}
 
 
 def call(name, arguments, response, *children, code=0):
@@ -25,7 +26,7 @@ def thought(*children):
 
 def answer(*children):
   root = {"node_type": "Action Input", "description": "", "children": list(children)}
-  functions = [TIDES, {"name": "Finish", "description": "the end", "parameters": {}}]
+  functions = [TIDES, WIND, {"name": "Finish", "description": "the end", "parameters": {}}]
   return {"answer_generation": {"function": functions}, "tree": {"tree": root}}
 
 
@@ -47,6 +48,24 @@ def test_each_branch_has_its_own_history(tmp_path):
   assert (two["z"], three["z"], two["turn"]) == ("tides {}", "tides {bad", 1)
 
 
+def test_the_document_is_that_of_the_api_that_is_called(tmp_path):
+  branch = call("tides", "{}", "one", call("wind", "{}", "two"))
+  tides, wind = (f.line for f in found(tmp_path, branch))
+  assert json.loads(tides["x"]) == TIDES and tides["level"] == "G2"
+  assert wind["x"] == json.dumps(WIND) + "\ntides {}\none" and wind["z"] == "wind {}"
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1, "no such function"), (5, "timed out"), (12, "")])
+def test_what_the_code_of_an_observation_says(tmp_path, code, reason):
+  (one,) = found(tmp_path, call("tides", "{}", "said", code=code))
+  assert one.reason == reason and (one.line is None) == bool(reason)
+
+
+def test_a_path_without_a_group_has_one_level(tmp_path):
+  (one,) = found(tmp_path, call("tides", "{}", "said"), name="answer/7_DFS.json")
+  assert one.line["level"] == "all"
+
+
 def test_what_gives_no_line_is_named_and_stays_history(tmp_path):
   after = call("tides", "{}", "late")
   children = (
@@ -63,10 +82,14 @@ def test_what_gives_no_line_is_named_and_stays_history(tmp_path):
 
 
 def test_a_response_that_the_authors_cut_is_kept_and_counted(tmp_path):
-  whole, cut = found(
-    tmp_path, call("tides", "{}", "w" * 1024), call("tides", "1", "w" * 1024 + "...")
+  whole, short, cut = found(
+    tmp_path,
+    call("tides", "{}", "w" * 1024),
+    call("tides", "0", "and so on ..."),
+    call("tides", "1", "w" * 1024 + "..."),
   )
-  assert whole.notes == () and cut.notes == (toolbench.CUT,) and cut.line["y"].endswith("...")
+  assert whole.notes == short.notes == ()
+  assert cut.notes == (toolbench.CUT,) and cut.line["y"].endswith("...")
 
 
 BELOW = [thought(call("tides", "{}", "a", call("Finish", "{}", "b"))), call("tides", "{}", "c")]

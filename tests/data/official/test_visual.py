@@ -114,6 +114,19 @@ def test_a_set_has_one_true_candidate(place):
   assert convert.table(counts).splitlines()[1].split() == ["candidates", "1", "t"]
 
 
+def test_two_wrong_candidates_may_be_the_same(place):
+  a, b, c, _ = (place[0] / f"{n}.png" for n in range(4))
+  _, counts = written(
+    place,
+    choice("candidates", a, [b, c, b], 1, z="go"),
+    choice("actions", a, [["to <17>"], ["go"], ["go"]], 0, y=b),
+  )
+  assert counts["kept"] == {"candidates": {"t": 1}, "actions": {"t": 1}} and not counts["left_out"]
+  (line,) = drawn.lines(place[1].with_suffix(".actions.jsonl"))
+  assert line["candidates"] == [["to < 17>"], ["go"], ["go"]]
+  assert counts["noted"] == {"codes taken apart": 1}
+
+
 def test_files_take_their_names_together_and_only_when_whole(place):
   a, b, c = (place[0] / f"{n}.png" for n in range(3))
   out = place[1]

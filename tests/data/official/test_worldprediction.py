@@ -106,6 +106,32 @@ def test_another_index_base_than_the_files_is_found_out(folder):
   assert left == {"duplicate": 1}  # both begin with the same step, among the same
 
 
+def test_a_ground_truth_below_the_index_base_is_no_plan(folder):
+  """Not the last one, though that is what was seen."""
+  plans = (("c", "b"), ("a", "d"), ("a", "b"))
+  found, sets, left, counts = converted(folder, 1, one=sample(candidates=plans, truth=0))
+  assert len(found) == 2 and not sets["actions"] and not sets["candidates"]
+  assert left == {"malformed": 1}
+  (said,) = counts["left_out"]["malformed"]["first"]
+  assert said.endswith("ground_truth is 0, must be from 1 to 3, with this index base")
+
+
+def test_a_shorter_plan_has_no_state_at_a_later_step(folder):
+  _, sets, left, _ = converted(folder, one=sample(candidates=(("c",), ("a", "b"), ("a", "d"))))
+  first, second = sets["candidates"]
+  assert greys(folder, *first["candidates"]) == [150, 50]
+  assert greys(folder, *second["candidates"]) == [100, 180]
+  assert sets["actions"][0]["candidates"][0] == ["pour"] and not left
+
+
+@pytest.mark.parametrize("place", ["videos/COIN", "COIN", "videos", ""])
+def test_where_a_video_may_be(folder, place):
+  (folder / place).mkdir(exist_ok=True)
+  (folder / "videos" / "COIN" / "v.mkv").rename(folder / place / "v.mkv")
+  found, _, left, _ = converted(folder, one=sample())
+  assert len(found) == 2 and not left
+
+
 @pytest.mark.parametrize("given", [{}, {"index_base": 2}, {"index_base": None}])
 def test_the_index_base_is_asked_for(folder, given):
   with pytest.raises(ValueError, match="needs --index_base=0 or --index_base=1"):
@@ -126,6 +152,9 @@ def broken(change):
     (lambda s: s["original_segments"][0].pop("segment_uid"), "segment_uid is missing, must be"),
     (lambda s: s["original_segments"][0].update(segment_end_time=0.1),
      "segment_end_time of a is 0.1, must be after its start, 0.2"),
+    (lambda s: s["original_segments"][0].update(segment_end_time=0.2),
+     "segment_end_time of a is 0.2, must be after its start, 0.2"),
+    (lambda s: s.update(ground_truth=True), "ground_truth is True, must be a whole number"),
     (lambda s: s["original_segments"][0].update(segment_start_time="1"),
      "segment_start_time of a is '1', must be seconds, 0 or more"),
     (lambda s: s["original_segments"][1].update(action_label=" "),
