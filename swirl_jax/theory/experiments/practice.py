@@ -277,7 +277,8 @@ def end(cases: Case, *, step: Departure, settings: Settings):
 @functools.partial(jax.jit, static_argnames=("count",))
 def cached_latents(case: Case, keys, *, count: int):
   """Phase I's gradient where z is drawn once for each of `count` pairs, greedily or by Q, against
-  fresh z on the same pairs: relative error of each, [K]; and the share of (x, z) that greedy names.
+  fresh z on the same pairs. → {way: relative error, mean over the keys}, {way: what of it is left
+  where the gradients are averaged first}.
   """
   idm, free = case.snapshot, exact.log_outcomes(case.world)
   logits = jnp.broadcast_to(free[:, None, :], case.fwm.shape)
