@@ -74,6 +74,10 @@ def test_a_clock_that_does_not_begin_at_zero(tmp_path):
   with pytest.raises(Unusable, match="which ends at 1.9"):
     videos.at(video, tmp_path / "frames", 5.0)
   assert len(videos.every(video, tmp_path / "frames", 10)) == 2
+  cut = drawn.video(tmp_path / "b.mkv", frames=60, begin=50)
+  cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+  with pytest.raises(Unusable, match="b.mkv ends at .* s, must last 6.00 s"):
+    videos.every(cut, tmp_path / "frames of b", 10)
 
 
 def test_what_is_no_whole_video_is_named(tmp_path):
