@@ -1,13 +1,12 @@
 """The tools world's collector, on a lamp of our own instead of the package."""
 
 import collections
+import decimal
 import importlib.metadata
 import importlib.util
 import json
 import random
 
-import hypothesis
-import hypothesis.strategies as st
 import pytest
 
 from configs import tools as config
@@ -38,7 +37,8 @@ class Lamp:
 
   def write(self, label):
     self.label = label
-    return {"id": self._random.random(), "by": {"key": self._random.random()}, "label": label}
+    by = {"key": self._random.random(), "day": self._random.random(), "kind": "lamp"}
+    return {"id": self._random.random(), "by": by, "label": label}
 
   def serial(self):
     return {"serial": self._random.random()}
@@ -52,8 +52,24 @@ class Lamp:
   def burn(self, watts):
     raise RuntimeError(f"{watts} is too much")
 
+  def break_off(self):
+    raise RuntimeError
+
   def say(self, text):
     return {"text": text}
+
+  def empty(self):
+    return {}
+
+  def list_of(self, items):
+    return items
+
+  def measure(self):
+    self.label = 1 / 3
+    return {"watts": [0.1 + 0.2, 60.0]}
+
+  def names(self):
+    return {str(self._random.random()): "lamp"}
 
 
 LAMP = tools_apis.Api(
@@ -102,10 +118,12 @@ def test_an_outcome_is_the_state_and_the_response_after_the_call():
 
 
 def test_what_the_hidden_generator_answers_is_left_out_and_counted():
-  assert lamp_call("write", label="b") == ({"on": False, "label": "b"}, {"label": "b"}, False, 2)
+  assert lamp_call("write", label="b") == (
+    {"on": False, "label": "b"}, {"by": {"kind": "lamp"}, "label": "b"}, False, 3,
+  )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["serial", "shuffle"])
+@pytest.mark.parametrize("name", ["serial", "shuffle", "names"])
 def test_a_call_whose_outcome_is_not_a_function_of_state_and_call_has_none(name):
   assert lamp_call(name) is None
 
@@ -113,6 +131,41 @@ def test_a_call_whose_outcome_is_not_a_function_of_state_and_call_has_none(name)
 def test_a_call_that_raises_has_failed_and_says_why():
   found = lamp_call("burn", watts=9)
   assert found.failed and found.response == {"error": "9 is too much"}
+  assert lamp_call("break_off").response == {"error": "RuntimeError"}
+
+
+@pytest.mark.parametrize(
+  "items, failed",
+  [
+    ([{"on": True}, {"error": "no"}], True),
+    ([{"on": True}, "error"], False),
+    ([], False),
+    ({"error": ""}, True),
+    ("error", False),
+  ],
+)
+def test_an_answer_with_an_error_in_it_has_failed(items, failed):
+  found = lamp_call("list_of", items=items)
+  assert (found.response, found.failed) == (items, failed)
+
+
+def test_an_empty_answer_is_an_answer():
+  assert lamp_call("empty") == ({"on": False, "label": "a"}, {}, False, 0)
+
+
+def test_states_and_responses_are_tidy(lamp):
+  state, response, _, _ = lamp_call("measure")
+  assert state["label"] == 0.33333333 and json.dumps(response) == '{"watts": [0.3, 60]}'
+  assert json.dumps(tools._start("TicketAPI", {"label": 2.0}, random.Random(0))["label"]) == "2"
+
+
+def test_a_state_can_depend_on_the_response():
+  class Sums:
+    def add(self, a, b):
+      return {"result": a + b}
+
+  found = tools_apis.outcome(APIS["MathAPI"], Sums, STATES["MathAPI"], "add", {"a": 1, "b": 2})
+  assert found.state == {"numbers": [0.5, -2, 3]}
 
 
 def test_a_method_or_an_argument_that_does_not_exist_is_our_error_and_no_failed_call():
@@ -147,6 +200,8 @@ def test_a_call_changes_neither_the_state_nor_the_arguments_it_was_given():
     (("a", 1.5), ["a", 1.5]),
     ({3: {"x": 4.0}}, {3: {"x": 4}}),
     (1 + 2j, "(1+2j)"),
+    (decimal.Decimal("2.50"), 2.5),
+    (1e20, 1e20),
   ],
 )
 def test_tidy(value, expected):
@@ -165,7 +220,24 @@ def test_an_episode_is_one_chain_of_transitions(lamp):
     assert all(a["y"] == b["x"] for a, b in zip(lines, lines[1:], strict=False))
     assert all(line["x"] != line["y"] for line in lines)
     assert {line["z"].split("(")[0] for line in lines} <= {"press", "write", "look"}
-    assert not any("error" in line["y"] or len(line["y"]) > 400 for line in lines)
+    assert not any("error" in text for line in lines for text in (line["x"], line["y"]))
+    turns = [line["turn"] for line in lines]
+    assert turns == sorted(set(turns)) and set(turns) <= set(range(SETTINGS["turns"]))
+
+
+def test_some_episodes_begin_where_their_scenario_does(lamp):
+  begun = [play("train", k).lines[0]["x"].endswith("=> null") for k in range(60)]
+  assert 0 < sum(begun) < 20  # one in thirteen, where a call that gave no line comes first, more
+
+
+def test_no_line_is_longer_than_the_longest(lamp):
+  whole = play("train", 0).lines
+  most = max(len(text) for line in whole for text in (line["x"], line["y"]))
+  assert play("train", 0, longest=most).lines == whole
+  assert play("train", 0, longest=most - 1).lines != whole
+  episode = Episode("train-TicketAPI-0-0", "TicketAPI", "train", {"scenario": 0})
+  lines, counts = tools.play(SETTINGS, episode, {"TicketAPI": {"label": "l" * 500}})
+  assert lines == [] and counts["too_long"]
 
 
 def test_no_step_is_dropped_without_being_counted(lamp):
@@ -175,7 +247,7 @@ def test_no_step_is_dropped_without_being_counted(lamp):
     counts = dict(counts)
     assert all(n > 0 for n in counts.values())
     hidden_parts = counts.pop("hidden_parts", 0)
-    assert hidden_parts == 2 * sum(line["z"].startswith("write") for line in lines)
+    assert hidden_parts == 3 * sum(line["z"].startswith("write") for line in lines)
     assert 20 <= len(lines) + sum(counts.values()) <= 20 + tools.BEFORE
     total.update(counts)
   assert set(total) == {"before", "hidden", "failed", "unchanged", "too_long"}
@@ -188,9 +260,10 @@ def test_failing_episodes_hold_failing_calls_alone(lamp):
   for line in lines:
     assert line["z"].startswith("burn") and line["y"].endswith('is too much"}')
     assert line["x"].split(" => ")[0] == line["y"].split(" => ")[0]
+    assert "error" not in line["x"] and "watts=7)" not in line["z"]  # a mistake, not a move
   total = sum((collections.Counter(played.counts) for played in found), collections.Counter())
   assert total["succeeded"] and total["between"]
-  assert len({line["x"] for line in lines}) > 10
+  assert all(len({line["x"] for line in p.lines}) > 1 for p in found if len(p.lines) > 5)
 
 
 def test_an_episode_is_a_function_of_settings_and_name(lamp):
@@ -201,12 +274,25 @@ def test_an_episode_is_a_function_of_settings_and_name(lamp):
     forth = {episode.name: one(episode) for episode in found}
     back = {episode.name: two(episode) for episode in reversed(found)}
   assert forth == back
+  scenarios = tools._scenarios()
+  own = {e.name: tools.play(SMALL, e, scenarios[e.arguments["scenario"]]) for e in found}
+  assert forth == own
+
+
+def test_the_episodes_of_a_scenario_differ(lamp):
+  with tools.session(SETTINGS) as play:
+    found = [e for e in tools.episodes(SETTINGS | {"heldout": "MathAPI"}) if e.split == "train"]
+    first = [e for e in found if e.arguments == found[0].arguments]
+    assert len({json.dumps(play(e).lines) for e in first}) == len(first) == SETTINGS["episodes"]
 
 
 def test_the_words_of_a_line(lamp):
   for line in play("train", 5, turns=40).lines:
     assert set(line) == {"x", "y", "z", "action", "turn"}
     assert line["action"].split()[0] == line["z"].split("(")[0]
+    name, _, written = line["z"].removesuffix(")").partition("(")
+    assert written == "" if name != "write" else written in [f"label='{c}'" for c in "abcd"]
+    assert line["action"] == f"{name} {written}".strip()
     assert all(text.isprintable() for text in (line["x"], line["y"], line["z"]))
 
 
@@ -223,7 +309,9 @@ def test_episodes_name_every_scenario_in_one_split(lamp):
   assert by_split["failing"] == by_split["test"]
   assert not by_split["train"] & by_split["test"] | by_split["train"] & by_split["validation"]
   counts = collections.Counter((e.split, e.arguments["scenario"]) for e in found)
-  assert {n for (split, _), n in counts.items() if split == "train"} == {SETTINGS["episodes"]}
+  assert {(split, n) for (split, _), n in counts.items()} == {
+    ("train", 12), ("validation", 4), ("test", 4), ("failing", 4),
+  }  # fmt: skip
 
 
 def test_all_of_a_held_out_api_is_held_out(lamp):
@@ -235,23 +323,32 @@ def test_all_of_a_held_out_api_is_held_out(lamp):
 # -- splits --------------------------------------------------------------------------------------
 
 
-def test_two_hundred_scenarios_are_split_140_20_40():
-  found = tools.split_of([[f"a {i}"] for i in range(200)], seed=0)
-  assert collections.Counter(found) == {"train": 140, "validation": 20, "test": 40}
-  assert found == tools.split_of([[f"a {i}"] for i in range(200)], seed=0)
-  assert found != tools.split_of([[f"a {i}"] for i in range(200)], seed=1)
+def test_what_is_held_out_has_no_say_in_the_splits(lamp, monkeypatch):
+  monkeypatch.setitem(APIS, "TradingBot", LAMP)
+  scenarios = tuple(
+    {"TicketAPI": {"label": f"s{i}"}, "TradingBot": {"label": "the same"}} for i in range(20)
+  )
+  monkeypatch.setattr(tools, "_scenarios", lambda: scenarios)
+  found = tools.episodes(SMALL | {"heldout": "TradingBot"})
+  count = collections.Counter(e.split for e in found if e.level == "TicketAPI")
+  assert count == {"train": 14, "validation": 2, "test": 4, "failing": 4}
+  assert tools._look(scenarios[3], ["TicketAPI", "MathAPI"]) == ["lamp off s3"]
+  assert tools._look({"MathAPI": {"label": "drawn"}}, ["MathAPI"]) == []
 
 
-@hypothesis.given(st.lists(st.lists(st.integers(0, 30), max_size=3), min_size=1, max_size=60))
-def test_scenarios_that_look_the_same_share_a_split(numbers):
-  looks = [[f"a {n}" for n in row] for row in numbers]
-  found = tools.split_of(looks, seed=3)
-  splits = collections.defaultdict(set)
-  for row, split in zip(looks, found, strict=True):
-    assert split in tools.SHARES
-    for text in row:
-      splits[text].add(split)
-  assert all(len(names) == 1 for names in splits.values())
+def test_a_scenario_looks_the_same_each_time(monkeypatch):
+  class Bot:
+    def _load_scenario(self, scenario):
+      self.__dict__.update(scenario)
+
+  monkeypatch.setattr(tools, "_class", lambda api: Bot)
+  scenario = {
+    "stocks": {f"S{i}": {"price": i} for i in range(90)}, "watch_list": [], "orders": {},
+    "account_info": {"balance": 1}, "authenticated": True, "market_status": "Open",
+    "order_counter": 1,
+  }  # fmt: skip
+  looks = [tools._look({"TradingBot": scenario}, ["TradingBot"]) for _ in range(3)]
+  assert looks[0] == looks[1] == looks[2] and looks[0][0].startswith("trading in")
 
 
 # -- policies ------------------------------------------------------------------------------------
@@ -300,9 +397,10 @@ def test_check_names_the_two_commands_where_the_package_is_missing(monkeypatch):
     tools.check(SETTINGS)
 
 
-def test_check_refuses_another_version(monkeypatch):
-  monkeypatch.setattr(importlib.metadata, "version", lambda name: "2025.1.1")
-  with pytest.raises(ValueError, match="bfcl-eval is 2025.1.1, must be 2026.3.23"):
+@pytest.mark.parametrize("version", ["2025.1.1", "2027.1.1"])
+def test_check_refuses_another_version(monkeypatch, version):
+  monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+  with pytest.raises(ValueError, match=f"bfcl-eval is {version}, must be 2026.3.23"):
     tools.check(SETTINGS)
 
 
