@@ -205,6 +205,52 @@ def test_long_states_are_counted():
   assert counts["too_long"] == len(whole) - len(lines)
 
 
+def test_a_long_state_gives_no_line_from_it_and_its_turn_is_left_out():
+  class Grows:
+    """A page whose note is long between its first and its second press."""
+
+    count = 0
+
+    def __call__(self, code, *given):
+      self.count += given[:2] == (0, "click")
+      note = {"text": "n" * (300 if self.count == 1 else 1 + self.count)}
+      return page("Press.", note, item("button", " go"))
+
+  lines, counts = miniwob.rollout(Grows(), task="login-user", seed=0, longest=100)
+  assert [line["turn"] for line in lines] == list(range(2, miniwob.TURNS))
+  assert counts == {"unchanged": 0, "too_long": 2}
+
+
+def test_the_page_is_started_with_the_episodes_seed_and_ended_late():
+  given, presses = [], collections.Counter()
+  for seed in range(3, 33):
+    form = Login()
+    steps = []
+    form.act = lambda index, hand, text, steps=steps: steps.append(index)
+    miniwob.rollout(form, task="login-user", seed=seed, longest=700)
+    given.append(form.seed)
+    presses.update("late" if i >= miniwob.PATIENCE else "soon" for i in range(len(steps))
+                   if steps[i] == 2)  # fmt: skip
+  assert given == [str(seed) for seed in range(3, 33)]
+  assert presses["late"] > 4 * presses["soon"]
+
+
+def test_what_ends_an_episode_is_that_of_the_pages_task():
+  class Tree:
+    def __init__(self):
+      self.opened = []
+
+    def __call__(self, code, *given):
+      self.opened += given[:1] if "act" in code else ()
+      return page("Open it.", item("file", " a"), item("folder", " b"))
+
+  trees = [Tree() for _ in range(40)]
+  for seed, tree in enumerate(trees):
+    miniwob.rollout(tree, task="navigate-tree", seed=seed, longest=700)
+  first = collections.Counter(tree.opened[0] for tree in trees)
+  assert first[0] < 10 < first[1]  # the file ends it, so the folder comes first
+
+
 def test_nothing_to_do_is_an_empty_episode():
   assert played(locked=True) == ([], {"unchanged": 0, "too_long": 0})
 
@@ -212,6 +258,13 @@ def test_nothing_to_do_is_an_empty_episode():
 def test_a_control_character_is_an_error():
   with pytest.raises(ValueError, match=r"login-user: .* control character '\\x07'"):
     played(note="ding\x07")
+
+  class Rings(Login):
+    def act(self, *given):
+      self.note, self.done = "ding\x07", True  # in the last state alone
+
+  with pytest.raises(ValueError, match="control character"):
+    miniwob.rollout(Rings(), task="login-user", seed=3, longest=700)
 
 
 # -- settings --------------------------------------------------------------------------------------
@@ -226,6 +279,7 @@ def test_episodes_have_one_split_and_seeds_of_their_own():
     **{(s, task): SETTINGS[s] for s in miniwob.SPLITS[:3] for task in miniwob.TRAINED},
     **{("heldout", task): SETTINGS["heldout"] for task in miniwob.HELDOUT},
   }
+  assert {e.arguments["longest"] for e in miniwob.episodes({**TINY, "longest": 333})} == {333}
   seeds = collections.defaultdict(set)
   for settings in (SETTINGS, {**SETTINGS, "seed": 1}):
     for e in miniwob.episodes(settings):
@@ -242,6 +296,7 @@ def test_episodes_have_one_split_and_seeds_of_their_own():
     ({"train": 0}, "train is 0, must be an integer from 1"),
     ({"test": 2.0}, "test is 2.0, must be an integer"),
     ({"tasks": ("click-me",)}, "tasks has 'click-me', must be of choose-list, "),
+    ({"heldout_tasks": ("click-me",)}, "heldout_tasks has 'click-me', must be of choose-list, "),
     ({"tasks": ()}, "tasks is empty"),
     ({"tasks": ("enter-password",)}, "'enter-password' is there twice"),
   ],

@@ -124,6 +124,49 @@ def test_the_page_sees_what_is_done(own):
   ]
 
 
+FORM = """<script>Math.seedrandom = seed => { document.title = seed; };</script>
+<p><label>Code</label><input maxlength="2"></p><p><input id="kept" readonly value="no"></p>
+<p><button>Go</button><button>Go</button></p>
+<p><select id="size" onchange="note.textContent = 'chosen'">
+  <option></option><option>S</option><option>M</option></select></p>
+<p><input type="time" id="at" oninput="note.textContent = 'soon'"></p><p id="note">none</p>
+<p><button onclick="const add = text => () => { note.textContent += text; };
+  setTimeout(add('b'), 20); setTimeout(add('a'), 10)">Count</button>
+<button onclick="WOB_DONE_GLOBAL = true; WOB_RAW_REWARD_GLOBAL = reward">End</button></p>"""
+
+
+@pytest.mark.parametrize("reward, ends", [(-1, "wrong"), (0, "wrong"), (0.5, "right")])
+def test_what_hands_do_and_how_it_ends(own, monkeypatch, reward, ends):
+  monkeypatch.setattr(miniwob, "rollout", lambda script, **_: script)
+  with miniwob.session(SETTINGS) as play:
+    script = play(own(FORM.replace("reward", str(reward))))
+    seen = script("return swirl.start(arguments[0])", "5")
+    assert script("return document.title") == "5"
+    controls = [item for item in seen["items"] if "ref" in item]
+    assert [c["ref"] for c in controls if c["locked"]] == ["text#kept"]
+    place = {c["ref"]: i for i, c in enumerate(controls)}
+    texts = [miniwob_actions.describe(seen)]
+    for ref, hand, text in (
+      ("text Code", "type", "xyz"), ("list#size", "choose", "M"), ("time#at", "set", "22:15"),
+      ("button Count", "click", ""), ("button End", "click", ""),
+    ):  # fmt: skip
+      texts.append(
+        miniwob_actions.describe(script("return swirl.act(...arguments)", place[ref], hand, text))
+      )
+  form = (
+    "task Press it. ; text Code ={} ; text#kept =no ; button Go ; button Go (2) ; "
+    "list#size ={} ; time#at ={} ; {} ; button Count{} ; button End{}"
+  )
+  assert texts == [
+    form.format("", " of S, M", "", "none", "", ""),
+    form.format("xy *", " of S, M", "", "none", "", ""),
+    form.format("xy", "M of S, M *", "", "chosen", "", ""),
+    form.format("xy", "M of S, M", "22:15 *", "soon", "", ""),
+    form.format("xy", "M of S, M", "22:15", "soonab", " *", ""),
+    f"{ends} ; " + form.format("xy", "M of S, M", "22:15", "soonab", "", " *"),
+  ]
+
+
 def test_control_characters_of_a_page_become_spaces(own):
   body = "<script>document.write('<input value=\"a\\u0007b\\u200bc\"><p>d\\u0001e</p>')</script>"
   with miniwob.session(SETTINGS) as play:
