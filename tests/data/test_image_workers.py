@@ -29,6 +29,21 @@ def test_pictures_come_in_order_and_a_dead_worker_is_an_error(tmp_path):
     list(there)
 
 
+@pytest.mark.multiprocess
+def test_processes_are_given_as_many_as_may_wait(tmp_path):
+  asked = []
+
+  def names():
+    for i in range(20):
+      asked.append(i)
+      yield f"{i}.png"
+
+  reads = image_workers.reads(names(), tmp_path, 8, workers=1, ahead=3)
+  for i in range(5):
+    assert next(reads).kind == "missing" and len(asked) == i + 1 + 3
+  assert [found.kind for found in reads] == ["missing"] * 15
+
+
 def test_no_more_is_read_ahead_than_asked(tmp_path, monkeypatch):
   """Nothing before the first is asked for; with no processes, one at a time."""
   seen = []
