@@ -2,6 +2,7 @@
 
 `wrong`: episode number → "raise", "die", "hang", "die once" or "hang once", which `log` tells.
 `opens`: whether a session opens. `log`: a file that every episode that is played adds a line to.
+`closed`: a file that a session makes at its end. `padding`: letters that each action has more.
 """
 
 import contextlib
@@ -12,7 +13,10 @@ import time
 
 from swirl_jax.data.collection import Episode, Played
 
-DEFAULTS = {"seed": 0, "episodes": 12, "wrong": {}, "opens": True, "log": "", "pause": 0.0}
+DEFAULTS = {
+  "seed": 0, "episodes": 12, "wrong": {}, "opens": True, "log": "", "pause": 0.0, "closed": "",
+  "padding": 0,
+}  # fmt: skip
 TIME_LIMIT = 2.0
 PACKAGES = ("numpy",)
 VERSION = 1
@@ -54,9 +58,14 @@ def session(settings):
         os._exit(3)
       case "hang":
         time.sleep(60)
-    return _played(random.Random(f"{settings['seed']}/{number}"), episode.arguments["split"])
+    lines, counts = _played(
+      random.Random(f"{settings['seed']}/{number}"), episode.arguments["split"]
+    )
+    return Played([n | {"z": n["z"] + "!" * settings["padding"]} for n in lines], counts)
 
   yield play
+  if settings["closed"]:
+    pathlib.Path(settings["closed"]).touch()
 
 
 def _played(draw, split):

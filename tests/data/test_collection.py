@@ -30,7 +30,8 @@ def test_workers_and_their_order_do_not_show(tmp_path):
   assert one == two and not one.dropped
   assert [e.name for e, _ in one.episodes] == [f"e{i}" for i in range(12)]
   assert all(len(p.lines) + p.counts["unchanged"] == 10 for _, p in one.episodes)
-  assert "this goes to the log" in (tmp_path / "1" / "workers.log").read_text()
+  for number, name in ((1, "1"), (3, "2")):  # a session of each worker
+    assert (tmp_path / name / "workers.log").read_text().count("this goes to the log") == number
   assert collect(tmp_path / "3", seed=1) != one
 
 
@@ -59,6 +60,35 @@ def test_a_killed_collection_goes_on(tmp_path):
   found = collect(folder, **settings)
   assert found == collect(tmp_path / "again", episodes=20)
   assert len(log.read_text().split()) == 20 - done
+  assert collect(folder, **settings) == found  # the torn line is gone
+
+
+def test_dropped_episodes_are_listed_in_their_order(tmp_path):
+  """Whichever was played first: e1 fails again where it alone is played anew."""
+  wrong = {"1": "raise", "4": "raise"}
+  found, path = collect(tmp_path, wrong=wrong), tmp_path / "episodes.jsonl"
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(line for line in lines if '"e1"' not in line))
+  again = collect(tmp_path, wrong=wrong)
+  assert list(again.dropped) == list(found.dropped) == ["e1", "e4"]
+
+
+def test_an_answer_of_any_length_comes_whole(tmp_path):
+  found = collect(tmp_path, episodes=2, padding=1 << 18).episodes  # many times what a pipe holds
+  z = [line["z"].partition("!") for _, played in found for line in played.lines]
+  assert z and {rest for *_, rest in z} == {"!" * ((1 << 18) - 1)}
+
+
+def test_a_worker_closes_its_environment(tmp_path):
+  collect(tmp_path / "data", episodes=2, closed=str(tmp_path / "closed"))
+  assert (tmp_path / "closed").exists()
+
+
+def test_an_error_stops_the_other_workers(tmp_path):
+  log, wrong = tmp_path / "log", {str(i): "raise" for i in range(99)}
+  with pytest.raises(collection.CollectionError, match="10 episodes failed"):
+    collect(tmp_path, wrong=wrong, episodes=99, log=str(log))
+  assert len(log.read_text().split()) < 30
 
 
 def test_what_goes_wrong_is_dropped_whole_and_listed(tmp_path):
@@ -172,17 +202,29 @@ def test_a_collected_world(tmp_path, known):
   assert os.stat(folder / "transitions.jsonl").st_mtime_ns == before
 
 
-def test_a_collection_has_one_version_of_each_package(tmp_path, known, monkeypatch):
+@pytest.mark.parametrize("another", ["0.1", "99.1"])
+def test_a_collection_has_one_version_of_each_package(tmp_path, known, monkeypatch, another):
   version = importlib.metadata.version("numpy")
   own = builders.get("dials", {"episodes": 60, "labelled": 50}, str(tmp_path), workers=2)
   (folder,) = tmp_path.glob("dials_*/")
-  monkeypatch.setattr(collection.metadata, "version", lambda package: "0.1")
+  monkeypatch.setattr(collection.metadata, "version", lambda package: another)
   other = {"episodes": 60, "labelled": 20}  # of the data that lies there
   assert builders.get("dials", other, str(tmp_path)).source == own.source
   (folder / "transitions.jsonl").unlink()  # as if it had been killed before its end
-  said = f"was begun with numpy {version}, now it is 0.1: install {version} to go on, or remove"
-  with pytest.raises(ValueError, match=f"dials_.* {re.escape(said)} the folder"):
+  said = f"was begun with numpy {version}, now it is {another}: install {version} to go on, or rem"
+  with pytest.raises(ValueError, match=f"dials_.* {re.escape(said)}ove the folder"):
     builders.get("dials", other, str(tmp_path))
+  (folder / "versions.json").unlink()
+  with pytest.raises(ValueError, match="dials_.* has no versions.json: remove the folder"):
+    builders.get("dials", other, str(tmp_path))
+
+
+def test_where_nothing_was_played_the_versions_are_those_of_now(tmp_path, monkeypatch):
+  with pytest.raises(collection.CollectionError):
+    collect(tmp_path, opens=False)
+  monkeypatch.setattr(collection.metadata, "version", lambda package: "99.1")
+  assert collect(tmp_path, episodes=2).versions == {"numpy": "99.1"}
+  assert json.loads((tmp_path / "versions.json").read_text()) == {"numpy": "99.1"}
 
 
 def test_another_version_of_the_collector_plays_anew(tmp_path, known, monkeypatch):
