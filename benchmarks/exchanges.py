@@ -110,9 +110,14 @@ def _numbers(parts, name: str) -> Iterator[int]:
 
 
 def _chips(line: str) -> int:
-  """The size of a collective's groups: of `[4,16]<=[64]` 16, of `{{0,1},{2,3}}` 2."""
+  """The size of a collective's groups: of `[4,16]<=[64]` 16, of `{{0,1},{2,3}}` 2, of
+  `mesh['a'=4,'b'=16], ... {'b'}` 16.
+  """
   if found := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
     return int(found[1])
+  if found := re.search(r"replica_groups=mesh\[(.*?)\].*?\{([^}]*)\}", line):
+    axes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+    return math.prod(int(axes[name]) for name in re.findall(r"'(\w+)'", found[2]))
   found = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
   return len(found[1].split(",")) if found else 2
 

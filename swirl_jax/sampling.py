@@ -21,7 +21,7 @@ from swirl_jax import rng, sharding
 from swirl_jax.models import columns, transformer
 from swirl_jax.models.attention import softcap
 from swirl_jax.models.numerics import einsum
-from swirl_jax.sharding import BATCH, ROWS
+from swirl_jax.sharding import BATCH
 from swirl_jax.types import Rollout, Segment
 
 
@@ -200,9 +200,9 @@ def rollout(
     if guided:
       logits, policy = guide(logits, decoding.guidance)
       policy = by_rows(policy)
-    u = jax.random.uniform(rng.stream(key, "token", t), (b, g)).reshape(-1)
+    u = jax.random.uniform(rng.stream(key, "token", t), (b, g))
     drawn = draw(by_rows(logits), u, temperature, decoding=decoding, policy=policy)
-    token, logp, logp_sampler = (sharding.constrain(a.reshape(b, g), BATCH) for a in drawn)
+    token, logp, logp_sampler = (sharding.constrain(a, BATCH) for a in drawn)
     token = columns.ids(token, decoding.allowed)
     return write(out, t, (token, logp, logp_sampler), decoding)
 
@@ -232,10 +232,10 @@ def rollout(
 
 
 def by_rows(logits: jax.Array) -> jax.Array:
-  """[B, G, V] → [B · G, V], whole rows on a chip. Computed with the vocabulary split, a draw would
-  exchange a number for every sum over it: with top-p forty times a token.
+  """[B, G, V] with whole rows on a chip, a group's samples split where the vocabulary was. A draw
+  would else exchange a number for each of its sums over it, with top-p about forty times a token.
   """
-  return sharding.constrain(logits.reshape(-1, logits.shape[-1]), ROWS)
+  return sharding.constrain(logits, BATCH, "tensor")
 
 
 def empty(batch: int, group: int, length: int) -> Rollout:

@@ -162,6 +162,8 @@ class PhaseSettings(phases.Algorithm):
     for name in ("temperature", "latent_temperature"):
       if not 1e-6 <= getattr(self, name) < float("inf"):
         raise ValueError(f"{name} = {getattr(self, name)}: allowed is a number from 1e-6.")
+    if not self.latent_floor < 0:
+      raise ValueError(f"latent_floor = {self.latent_floor}: allowed is a number below 0.")
     if not self.importance_cap > 0:
       raise ValueError(f"importance_cap = {self.importance_cap}: allowed is more than 0.")
     if not 1.0 <= self.guidance < float("inf"):

@@ -16,7 +16,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp", "tensor")
 HOST = "pinned_host"  # the kind of host memory from which devices copy
 BATCH = ("data", "fsdp")  # the mesh axes over which a batch is split
-ROWS = (*BATCH, "tensor")  # over which rows are split where each is one chip's work
 ANY = PartitionSpec.UNCONSTRAINED  # for `constrain`: a dimension that XLA lays out
 NO_MESH = Mesh(np.empty((), object), ())  # to be set where a program is one device's alone
 
@@ -122,22 +121,19 @@ def mesh_in_use() -> Mesh:
 def constrain(x: jax.Array, *axes) -> jax.Array:
   """Pins the layout of an activation: `constrain(h, BATCH, None, None)`.
 
-  Outside a mesh it is the identity. Axes beyond those given stay whole. A dimension takes as many
-  of its mesh axes, from the first on, as divide it.
+  Outside a mesh it is the identity.
+
+  Axes beyond those given stay whole, as does a dimension that its mesh axes don't divide.
   """
   mesh = current_mesh()
   if mesh is None:
     return x
 
-  def fit(axis, length):
-    if axis in (None, ANY):
-      return axis
-    names = axis if isinstance(axis, tuple) else (axis,)
-    while names and length % int(np.prod([mesh.shape[a] for a in names])):
-      names = names[:-1]
-    return names or None
+  def size(axis):
+    return int(np.prod([mesh.shape[a] for a in (axis if isinstance(axis, tuple) else (axis,))]))
 
-  keep = [fit(axis, x.shape[i]) for i, axis in enumerate(axes)]
+  free = (None, ANY)
+  keep = [a if a in free or x.shape[i] % size(a) == 0 else None for i, a in enumerate(axes)]
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*keep))
 
 

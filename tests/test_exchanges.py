@@ -49,6 +49,7 @@ HLO = """HloModule phase, entry_computation_layout={()->f32[]}
 %body (b: (s32[], f32[4])) -> (s32[], f32[4]) {
   %f.1 = f32[8]{0} fusion(%b), kind=kCustom, calls=%part
   %f.2 = f32[8]{0} fusion(%b), kind=kCustom, calls=%part
+  %a2a = s32[3]{0} all-to-all(%b), channel_id=5, replica_groups=mesh['a'=4,'b'=16], device_ids=([4,16]T(1,0)) {'b'}, dimensions={0}
   %rs = bf16[6,2]{1,0} reduce-scatter(%f.2), channel_id=8, replica_groups={{0,1},{2,3}}, dimensions={0}
 }
 
@@ -68,6 +69,7 @@ def test_an_exchange_beside_several_operations_counts_once():
   found = exchanges.exchanges(HLO)
   assert found == [
     ("other", "all-gather", 4, 28, 28 * 8 * 4 * 3 / 4),
+    ("other", "all-to-all", 16, 28, 28 * 3 * 4 * 15 / 16),
     ("other", "reduce-scatter", 2, 28, 28 * 6 * 2 * 2 * 1),
     ("rollout", "collective-permute", 2, 1, 10 * 4),
   ]

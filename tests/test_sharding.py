@@ -206,11 +206,6 @@ def test_constrain():
   with jax.set_mesh(mesh_of((2, 2, 2))):
     found = pinned(x)
   assert {s.data.shape for s in found.addressable_shards} == {(2, 3)}  # 3 is not divided by 2
-  by_rows = tiny.jit(lambda x: sharding.constrain(x, sharding.ROWS))
-  with jax.set_mesh(mesh_of((2, 2, 2))):
-    assert {s.data.shape for s in by_rows(x).addressable_shards} == {(1, 3)}
-    assert {s.data.shape for s in by_rows(x[:4]).addressable_shards} == {(1, 3)}  # by BATCH
-    assert {s.data.shape for s in by_rows(x[:6]).addressable_shards} == {(3, 3)}  # by "data"
 
 
 def test_mesh_in_use():
