@@ -408,18 +408,19 @@ def test_changing_traced_numbers_compiles_nothing():
   spec = dataclasses.replace(
     PHASE1, reference="snapshot", anchor=True, correct_sampler=True, inner_epochs=2
   )
+  batch = BATCH._replace(transition=BATCH.transition._replace(z=None))
 
   @tiny.jit
   @chex.assert_max_traces(n=1)
   def traced(*args):
     return phases.phase_step(*args, spec=spec)
 
-  plain = traced(tiny.state(POLICY), SLOTS, BATCH, KEY, tiny.hyper())[0]
+  plain = traced(tiny.state(POLICY), SLOTS, batch, KEY, tiny.hyper())[0]
   numbers = ("beta", "temperature", "latent_temperature", "anchor_weight", "learning_rate")
   changes = dict.fromkeys((*numbers, "importance_cap"), 0.37)
   for change, number in (changes | {"clip_low": 1e-6, "clip_high": 1e-6}).items():
     hyper = tiny.hyper(**{change: number})
-    other = traced(tiny.state(POLICY), SLOTS, BATCH, KEY, hyper)[0]
+    other = traced(tiny.state(POLICY), SLOTS, batch, KEY, hyper)[0]
     assert not np.array_equal(other.params["table"], plain.params["table"]), change
 
 

@@ -139,8 +139,8 @@ def test_each_step_is_compiled_once(whole):
   """Two iterations of two phases: two programs. Supervised: P0, the FWM's warm-up (which labels
   alone share), the IDM's, and labels with pseudo-labels, whose actions are wider."""
   _, out = whole
-  # One optimizer serves the warm-ups and the rivals, and P0, Phase I and Phase II have their own.
-  for name, programs in (("phase_step", 2), ("sft_step", 4), ("_frozen", 1), ("new_state", 4)):
+  # Supervised stages have one optimizer, phases another.
+  for name, programs in (("phase_step", 2), ("sft_step", 4), ("_frozen", 1), ("new_state", 2)):
     assert out.count(f"Finished jaxpr to MLIR module conversion jit({name})") == programs
 
 
