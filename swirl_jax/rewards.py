@@ -35,7 +35,7 @@ class RewardSpec:
         f"reward.reduce = {self.reduce!r}: allowed are {list(objectives.REDUCE_KINDS)}."
       )
     if self.floor is not None and not self.floor < 0:
-      raise ValueError(f"reward.floor = {self.floor}: allowed is a number below 0, or None for none.")
+      raise ValueError(f"reward.floor = {self.floor}: allowed is a number below 0, or None.")
     if self.random and self.prior:
       raise ValueError("reward.prior = True: a random reward has no prior; allowed is False.")
 
