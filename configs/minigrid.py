@@ -38,7 +38,7 @@ def get_config(setting="default"):
     "attention_chunk": 0,
     "lora_rank": 0, "lora_alpha": 16.0, "lora_targets": ("qkv", "out", "gate_up", "down"),
   }
-  c.mesh = {"data": 1, "fsdp": 1, "tensor": 1, "rollout_gather": False, "offload_frozen": False}
+  c.mesh = {"data": 1, "fsdp": 1, "tensor": 1, "rollout_gather": True, "offload_frozen": False}
   c.pretrain = sft(steps=1000)
   c.warmup_fwm = sft(steps=1200, schedule="constant", validate_every=100, patience=3)
   c.warmup_idm = sft(steps=1200, schedule="constant", validate_every=200, patience=2)

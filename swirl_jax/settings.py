@@ -302,15 +302,17 @@ class EvaluationSettings:
 
 @dataclasses.dataclass(frozen=True)
 class MeshSettings:
-  """Devices by axis; their product must be the number of devices. rollout_gather: gather the
-  weights over fsdp once per rollout. offload_frozen: the models that a phase only reads lie in host
-  memory, and are copied to the devices where a step reads them.
+  """Devices by axis; their product must be the number of devices.
+
+  rollout_gather: gather the weights over fsdp once per rollout; False, once per token, takes less
+  memory, and far longer where fsdp is more than 1. offload_frozen: the models that a phase only
+  reads lie in host memory, and are copied to the devices where a step reads them.
   """
 
   data: int = 1
   fsdp: int = 1
   tensor: int = 1
-  rollout_gather: bool = False
+  rollout_gather: bool = True
   offload_frozen: bool = False
 
   def __post_init__(self):

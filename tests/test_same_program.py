@@ -155,7 +155,7 @@ def test_idle_models_are_those_that_later_stages_read():
 
 
 def test_a_phase_that_exceeds_the_chip_says_so():
-  figures = compile_tpu.Figures(10, 8, 5, 8, 1, 3, 0.0, 0.0)
+  figures = compile_tpu.Figures(10, 8, 5, 8, 1, 3, "between chips", 0.0, 0.0)
   assert figures.total == 19
   assert "DOES NOT FIT" in compile_tpu.report(figures, 18) and "  fits" in compile_tpu.report(
     figures, 19
