@@ -47,6 +47,7 @@ class Split(Sequence[Record]):
     if limit is not None and not 1 <= limit <= size:
       raise ValueError(f"limit {limit!r} of split {name!r}: must be from 1 to its {size} records")
     self.name = name
+    self._folder = builder.data_dir
     self._source = builder.as_data_source(split=name)
     self._size = size if limit is None else limit
 
@@ -58,8 +59,14 @@ class Split(Sequence[Record]):
       return [self[i] for i in range(*index.indices(self._size))]
     if not -self._size <= index < self._size:
       raise IndexError(f"record {index} of split {self.name!r}, which has {self._size}")
-    record = transitions.from_example(self._source[int(index) % self._size])
-    return transitions.validate(record, self.name)
+    try:
+      example = self._source[int(index) % self._size]
+    except RuntimeError as error:  # of array_record, for a file that is damaged or missing
+      raise ValueError(
+        f"{self._folder}: record {index} of split {self.name!r} can't be read ({error}). Restore "
+        "this folder, or remove it: then it is made anew."
+      ) from None
+    return transitions.validate(transitions.from_example(example), self.name)
 
 
 def tokenize(

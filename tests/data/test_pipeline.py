@@ -1,10 +1,13 @@
 """Splits, tokenised arrays and batches."""
 
 import dataclasses
+import os
+import shutil
 import types
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from swirl_jax.data import pipeline
 from swirl_jax.data.builders import get
@@ -127,6 +130,16 @@ def test_a_split_by_index(builder):
     Split(builder, "train")
 
 
+def test_a_damaged_file_names_its_folder(builder, tmp_path):
+  copy = shutil.copytree(builder.data_dir, tmp_path / "copy")
+  (file,) = copy.glob("*-test.array_record*")
+  again = tfds.builder_from_directory(copy)
+  assert Split(again, "test")[0] == Split(builder, "test")[0]
+  os.truncate(file, 100)
+  with pytest.raises(ValueError, match=f"{copy}: record 0 of split 'test' can't be read .* 64KB"):
+    Split(tfds.builder_from_directory(copy), "test")[0]
+
+
 def test_no_actions_from_the_unlabelled_split(builder):
   world = get("minigrid")
   lengths = Lengths(x=world.state_len, y=world.state_len, z=world.action_len)
@@ -147,7 +160,9 @@ def test_an_action_in_the_unlabelled_split_is_refused_as_it_is_read():
   example = {k: v.encode() if isinstance(v, str) else v for k, v in vars(RECORDS[0]).items()}
   splits = {name: types.SimpleNamespace(num_examples=1) for name in ("labelled", "unlabelled")}
   builder = types.SimpleNamespace(
-    info=types.SimpleNamespace(splits=splits), as_data_source=lambda split: [example]
+    info=types.SimpleNamespace(splits=splits),
+    data_dir="data",
+    as_data_source=lambda split: [example],
   )
   assert Split(builder, "labelled")[0] == RECORDS[0]
   with pytest.raises(ValueError, match="split 'unlabelled', .* this split holds no actions"):
