@@ -79,7 +79,7 @@ def _walk(parts, name: str, times: int, seen: set[str]) -> Iterator[Exchange]:
         seen |= {channel[1]} if channel else set()
         op = re.search(r'op_name="([^"]*)"', line)
         part, chips = part_of(op[1]) if op else None, _chips(line)
-        sent = times * SHARE[kind](chips) * _bytes(result, kind != opcode)
+        sent = times * SHARE[kind](chips) * _bytes(result, opcode)
         yield Exchange(part or "other", kind, chips, times, sent)
     elif opcode == "while":
       body, condition = (re.search(rf"{k}=%?([\w.\-]+)", line)[1] for k in ("body", "condition"))
@@ -122,15 +122,14 @@ def _chips(line: str) -> int:
   return len(found[1].split(",")) if found else 2
 
 
-def _bytes(result: str, asynchronous: bool) -> float:
-  """Of a type, or of all in a tuple; of an asynchronous start, whose tuple also has the operand, of
-  the largest.
-  """
+def _bytes(result: str, opcode: str) -> float:
+  """Of a type, or of all in a tuple; of the largest where the tuple has the operand as well."""
   sizes = []
   for kind, shape in re.findall(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]", result):
     bits = BITS.get(kind) or int(re.search(r"\d+$", kind)[0])
     sizes.append(bits / 8 * math.prod(int(n) for n in shape.split(",") if n))
-  return max(sizes) if asynchronous else sum(sizes)
+  with_operand = opcode in ("all-gather-start", "collective-permute-start")
+  return max(sizes) if with_operand else sum(sizes)
 
 
 def table(found: list[Exchange]) -> str:

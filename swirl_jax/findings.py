@@ -325,7 +325,7 @@ def terminal(run: RunFolder) -> str:
     lines.append("  no test yet")
   if idms := judges(run):
     lines.append("IDM, match by meaning: " + ", ".join(f"{t} {v:.3f}" for t, v in idms.items()))
-  lines += ["", *(v.sentence() for v in versus(run)), ONE_RUN, *gamed(run)]
+  lines += ["", *(v.sentence() for v in versus(run)), *([ONE_RUN] if found else []), *gamed(run)]
   if absent(run):
     lines.append("Missing: " + ", ".join(absent(run)) + ".")
   return "\n".join(
