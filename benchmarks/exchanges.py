@@ -10,7 +10,9 @@ compares with one constant. Bytes are what each chip sends in a ring of n chips:
     collective-permute   the result
 
 An asynchronous exchange that runs beside several operations stands in the text once for each, under
-one channel, and counts once. Time is not counted: an exchange may hide behind the work beside it.
+one channel, and counts once. The TPU's fusions named all-reduce-scatter send what a reduce-scatter
+does. An exchange without a scope of its own belongs to the part of the loop or call around it. Time
+is not counted: an exchange may hide behind the work beside it.
 """
 
 import math
@@ -66,30 +68,33 @@ def computations(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
 def exchanges(hlo: str) -> list[Exchange]:
   """Every collective of a compiled module. Raises ValueError for a loop whose count isn't told."""
   parts, entry = computations(hlo)
-  return list(_walk(parts, entry, 1, set()))
+  return list(_walk(parts, entry, 1, "other", set()))
 
 
-def _walk(parts, name: str, times: int, seen: set[str]) -> Iterator[Exchange]:
-  """Those of a computation that runs `times` times. seen: the channels met in the loop around."""
+def _walk(parts, name: str, times: int, around: str, seen: set[str]) -> Iterator[Exchange]:
+  """Those of a computation that runs `times` times. around: the part that it belongs to; seen: the
+  channels met in the loop around.
+  """
   for opcode, result, line in parts[name]:
-    kind = opcode.removesuffix("-start")
+    kind, op = opcode.removesuffix("-start"), re.search(r'op_name="([^"]*)"', line)
+    part = op and part_of(op[1]) or around
     if kind in SHARE:
       channel = re.search(r"channel_id=(\d+)", line)
       if channel is None or channel[1] not in seen:
         seen |= {channel[1]} if channel else set()
-        op = re.search(r'op_name="([^"]*)"', line)
-        part, chips = part_of(op[1]) if op else None, _chips(line)
-        sent = times * SHARE[kind](chips) * _bytes(result, opcode)
-        yield Exchange(part or "other", kind, chips, times, sent)
+        chips, size = _chips(line), _bytes(result, opcode)
+        if name.startswith("all-reduce-scatter"):
+          kind, size = "reduce-scatter", size / chips
+        yield Exchange(part, kind, chips, times, times * SHARE[kind](chips) * size)
     elif opcode == "while":
       body, condition = (re.search(rf"{k}=%?([\w.\-]+)", line)[1] for k in ("body", "condition"))
-      yield from _walk(parts, body, times * _count(parts, condition), set())
+      yield from _walk(parts, body, times * _count(parts, condition), part, set())
     else:
       called = _CALLED.findall(line)
       if branches := re.search(r"branch_computations=\{([^}]*)\}", line):
         called += re.findall(r"[\w.\-]+", branches[1])
       for other in called:
-        yield from _walk(parts, other, times, seen)
+        yield from _walk(parts, other, times, part, seen)
 
 
 def _count(parts, condition: str) -> int:

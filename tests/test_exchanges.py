@@ -53,6 +53,10 @@ HLO = """HloModule phase, entry_computation_layout={()->f32[]}
   %rs = bf16[6,2]{1,0} reduce-scatter(%f.2), channel_id=8, replica_groups={{0,1},{2,3}}, dimensions={0}
 }
 
+%all-reduce-scatter.1 (p: f32[12]) -> f32[3] {
+  ROOT %ar = f32[12]{0} all-reduce(%p), channel_id=4, replica_groups=[2,4]<=[8]
+}
+
 %condition (c: (s32[], f32[4])) -> pred[] {
   %limit = s32[]{:T(128)} constant(28)
   ROOT %less = pred[] compare(%c, %limit), direction=LT
@@ -60,6 +64,7 @@ HLO = """HloModule phase, entry_computation_layout={()->f32[]}
 
 ENTRY %main (a: f32[4]) -> f32[4] {
   %w = (s32[], f32[4]) while(%a), condition=%condition, body=%body
+  %f.3 = f32[3]{0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1, metadata={op_name="jit(phase)/optimizer/x"}
   %s = (f32[4]{0}, f32[10]{0}, u32[], u32[]) collective-permute-start(%a), channel_id=9, source_target_pairs={{0,1},{1,0}}, metadata={op_name="jit(phase)/rollout/x"}
 }
 """  # noqa: E501
@@ -71,6 +76,7 @@ def test_an_exchange_beside_several_operations_counts_once():
     ("other", "all-gather", 4, 28, 28 * 8 * 4 * 3 / 4),
     ("other", "all-to-all", 16, 28, 28 * 3 * 4 * 15 / 16),
     ("other", "reduce-scatter", 2, 28, 28 * 6 * 2 * 2 * 1),
+    ("optimizer", "reduce-scatter", 4, 1, 12 * 4 * 3 / 4),
     ("rollout", "collective-permute", 2, 1, 10 * 4),
   ]
   assert exchanges.table(found).splitlines()[1].split() == ["rollout", "0.00", "1"]
