@@ -1,7 +1,8 @@
 """What the chips of a mesh send each other in a compiled program, by part of a phase.
 
-Read from the compiler's text. A loop's body counts as often as the loop runs at most: its condition
-compares with one constant. Bytes are what each chip sends in a ring of n chips:
+Read from the compiler's text. A loop's body counts as often as the loop runs at most, where its
+condition compares with one constant, and else once, which the table says: it then has a lower
+bound. Bytes are what each chip sends in a ring of n chips:
 
     all-gather           (n - 1) / n of the result
     reduce-scatter       (n - 1) times the result
@@ -40,8 +41,8 @@ class Instruction(NamedTuple):
 
 
 class Exchange(NamedTuple):
-  """One collective: its part, kind, the chips that take part, how often it runs, and the bytes that
-  each chip sends in all.
+  """One collective: its part, kind, the chips that take part, how often it runs, the bytes that
+  each chip sends in all, and whether the counts of all loops around it are known.
   """
 
   part: str
@@ -49,6 +50,7 @@ class Exchange(NamedTuple):
   chips: int
   times: int
   sent: float
+  counted: bool = True
 
 
 def computations(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -66,14 +68,16 @@ def computations(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def exchanges(hlo: str) -> list[Exchange]:
-  """Every collective of a compiled module. Raises ValueError for a loop whose count isn't told."""
+  """Every collective of a compiled module."""
   parts, entry = computations(hlo)
-  return list(_walk(parts, entry, 1, "other", set()))
+  return list(_walk(parts, entry, 1, True, "other", set()))
 
 
-def _walk(parts, name: str, times: int, around: str, seen: set[str]) -> Iterator[Exchange]:
-  """Those of a computation that runs `times` times. around: the part that it belongs to; seen: the
-  channels met in the loop around.
+def _walk(
+  parts, name: str, times: int, counted: bool, around: str, seen: set[str]
+) -> Iterator[Exchange]:
+  """Those of a computation that runs `times` times, at least if not `counted`. around: the part
+  that it belongs to; seen: the channels met in the loop around.
   """
   for opcode, result, line in parts[name]:
     kind, op = opcode.removesuffix("-start"), re.search(r'op_name="([^"]*)"', line)
@@ -85,33 +89,28 @@ def _walk(parts, name: str, times: int, around: str, seen: set[str]) -> Iterator
         chips, size = _chips(line), _bytes(result, opcode)
         if name.startswith("all-reduce-scatter"):
           kind, size = "reduce-scatter", size / chips
-        yield Exchange(part, kind, chips, times, times * SHARE[kind](chips) * size)
+        yield Exchange(part, kind, chips, times, times * SHARE[kind](chips) * size, counted)
     elif opcode == "while":
       body, condition = (re.search(rf"{k}=%?([\w.\-]+)", line)[1] for k in ("body", "condition"))
-      yield from _walk(parts, body, times * _count(parts, condition), part, set())
+      limits = list(_numbers(parts, condition, "s32")) or list(_numbers(parts, condition, "u32"))
+      known = len(limits) == 1
+      runs = times * limits[0] if known else times
+      yield from _walk(parts, body, runs, counted and known, part, set())
     else:
       called = _CALLED.findall(line)
       if branches := re.search(r"branch_computations=\{([^}]*)\}", line):
         called += re.findall(r"[\w.\-]+", branches[1])
       for other in called:
-        yield from _walk(parts, other, times, part, seen)
+        yield from _walk(parts, other, times, counted, part, seen)
 
 
-def _count(parts, condition: str) -> int:
-  """How often a loop runs at most: the one number that its condition compares with."""
-  found = list(_numbers(parts, condition))
-  if len(found) != 1:
-    raise ValueError(f"the loop with the condition {condition} compares with {found}")
-  return found[0]
-
-
-def _numbers(parts, name: str) -> Iterator[int]:
-  """The constants, int32 scalars, of a computation and of those that it calls."""
+def _numbers(parts, name: str, kind: str) -> Iterator[int]:
+  """The scalar constants of a kind, of a computation and of those that it calls."""
   for _, result, line in parts[name]:
-    if result.startswith("s32[]"):
+    if result.startswith(f"{kind}[]"):
       yield from map(int, re.findall(r" constant\((\d+)\)", line))
     for other in _CALLED.findall(line):
-      yield from _numbers(parts, other)
+      yield from _numbers(parts, other, kind)
 
 
 def _chips(line: str) -> int:
@@ -143,7 +142,7 @@ def table(found: list[Exchange]) -> str:
   for part in PARTS:
     own = [x for x in found if x.part == part]
     if own:
-      rows.append(
-        f"  {part:18s} {sum(x.sent for x in own) / 1e9:8.2f} {sum(x.times for x in own):10,d}"
-      )
+      more = "" if all(x.counted for x in own) else "  at least"
+      sent, times = sum(x.sent for x in own), sum(x.times for x in own)
+      rows.append(f"  {part:18s} {sent / 1e9:8.2f} {times:10,d}{more}")
   return "\n".join(rows)

@@ -37,7 +37,7 @@ def test_a_loops_exchanges_count_as_often_as_it_runs():
   (found,) = exchanges.exchanges(
     compiled(program, jax.ShapeDtypeStruct((24,), jnp.float32, sharding=at))
   )
-  assert found == ("other", "all-reduce", 4, 5, 5 * 6 * 4 * 2 * 3 / 4)
+  assert found == ("other", "all-reduce", 4, 5, 5 * 6 * 4 * 2 * 3 / 4, True)
 
 
 HLO = """HloModule phase, entry_computation_layout={()->f32[]}
@@ -73,15 +73,17 @@ ENTRY %main (a: f32[4]) -> f32[4] {
 def test_an_exchange_beside_several_operations_counts_once():
   found = exchanges.exchanges(HLO)
   assert found == [
-    ("other", "all-gather", 4, 28, 28 * 8 * 4 * 3 / 4),
-    ("other", "all-to-all", 16, 28, 28 * 3 * 4 * 15 / 16),
-    ("other", "reduce-scatter", 2, 28, 28 * 6 * 2 * 2 * 1),
-    ("optimizer", "reduce-scatter", 4, 1, 12 * 4 * 3 / 4),
-    ("rollout", "collective-permute", 2, 1, 10 * 4),
+    ("other", "all-gather", 4, 28, 28 * 8 * 4 * 3 / 4, True),
+    ("other", "all-to-all", 16, 28, 28 * 3 * 4 * 15 / 16, True),
+    ("other", "reduce-scatter", 2, 28, 28 * 6 * 2 * 2 * 1, True),
+    ("optimizer", "reduce-scatter", 4, 1, 12 * 4 * 3 / 4, True),
+    ("rollout", "collective-permute", 2, 1, 10 * 4, True),
   ]
   assert exchanges.table(found).splitlines()[1].split() == ["rollout", "0.00", "1"]
-  with pytest.raises(ValueError, match="the loop with the condition condition compares with"):
-    exchanges.exchanges(HLO.replace("constant(28)", "parameter(1)"))
+  told = exchanges.exchanges(HLO.replace("constant(28)", "parameter(1)"))
+  assert {x.times for x in told} == {1}
+  assert [x.counted for x in told] == [False] * 3 + [True] * 2
+  assert "at least" in exchanges.table(told) and "at least" not in exchanges.table(found)
 
 
 @pytest.mark.parametrize("group", [8, 3])
