@@ -278,7 +278,7 @@ def test_tuning_decides_the_rates_of_the_seeds(tmp_path, monkeypatch):
 
   monkeypatch.setattr(compare, "_together", play)
   c = config.get_config("test").to_dict()
-  c["run"]["world"] |= {"labelled": 30, "unlabelled": 30, "validation": 5, "test": 5, "heldout": 5}
+  c["run"]["world"] |= {"labelled": 200, "unlabelled": 30, "validation": 5, "test": 5, "heldout": 5}
   table = compare.compare(c, str(tmp_path), 2)
   (tuning, first), (seeds, second) = begun
   assert (tuning, seeds) == ("tuning", "seeds")

@@ -96,7 +96,7 @@ def test_pictures_to_a_predicted_picture(tmp_path):
     again = image_tokenizers.open_tokenizer(folder, after, codes=tiny_liquid.CODES)
     assert again == job.data.world.tokenizer and again.codes == (size - tiny_liquid.CODES, size)
   card = (fwm / "README.md").read_text()
-  assert "<bos> <boi> {x} <eoi>" in card and "→ {y} <eoi> <eos>" in card
+  assert "<bos><boi>{x}<eoi>" in card and "→ {y}<eoi><eos>" in card
   assert f"as the ids {start_} to {stop - 1}" in card
 
 

@@ -23,6 +23,7 @@ from swirl_jax.evaluation.judge_client import (
   Patience,
   Rejected,
   Reply,
+  Stopped,
   Unanswered,
   Unusable,
 )
@@ -133,7 +134,7 @@ class _Judge:
         self.client.retrying(functools.partial(self._attempt, key, asked))
         if found := self.cached(key):
           return found
-    except Exhausted:
+    except (Exhausted, Stopped):
       return Outcome(LEFT)
     except Rejected as error:
       return Outcome(UNJUDGED, reason=str(error), kind=REJECTED)

@@ -37,6 +37,10 @@ class Rejected(Exception):
   """The endpoint won't answer this request; others it may."""
 
 
+class Stopped(Exception):
+  """The run ends: nothing more is asked."""
+
+
 class Unanswered(Exception):
   """The same request may be answered later.
 
@@ -134,7 +138,7 @@ class Client:
     self._lock, self._pause_ends = threading.Lock(), 0.0
 
   def retrying(self, attempt: Callable[[], Reply]) -> Reply:
-    """attempt() until it isn't Unanswered, at most `patience.tries` times."""
+    """attempt() until it isn't Unanswered, at most `patience.tries` times, or Stopped."""
     for tries in range(1, self.patience.tries + 1):
       self._sleep(self._pause_ends - time.monotonic())
       try:
@@ -167,7 +171,7 @@ class Client:
 
   def _sleep(self, seconds: float) -> None:
     if self.stop.wait(max(0.0, seconds)):
-      raise Unanswered("stopped")
+      raise Stopped
 
   def _exchange(self, sent: bytes) -> tuple[int, http.client.HTTPMessage, bytes]:
     """(status, headers, body). A timer, not the socket, limits the whole: bytes may trickle."""

@@ -17,7 +17,7 @@ from swirl_jax.evaluation.judge_asking import (
   Settings,
 )
 from swirl_jax.evaluation.judge_client import Patience
-from swirl_jax.evaluation.judge_ledger import NAME, Budget, Cache
+from swirl_jax.evaluation.judge_ledger import NAME, Account, Budget, Cache
 from swirl_jax.evaluation.judge_templates import TEMPLATES
 
 
@@ -190,6 +190,15 @@ def test_an_answer_that_was_under_way_when_the_run_stopped_counts(tmp_path):
     judged = run(server, ["late", "refused", "1"], tmp_path, threads=2)
   assert scores(judged) == [6, None, None] and statuses(judged)[1:] == [LEFT, LEFT]
   assert "status 401" in judged.stopped
+
+
+def test_a_question_that_the_end_of_the_run_left_unasked_is_no_failure(tmp_path):
+  client = js.client(js.nobody())
+  client.stop.set()
+  with Cache(tmp_path) as cache:
+    account = Account(Budget(), cache.total)
+    asker = judge_asking._Judge(client, TEMPLATES["state"], cache, account, Settings())
+    assert asker.outcome("key", js.item("1")).status == LEFT
 
 
 def test_nothing_listens(tmp_path):
