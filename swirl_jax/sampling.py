@@ -195,6 +195,7 @@ def rollout(
 
   def put(out: Rollout, hidden, t):
     logits = einsum("bgd,dv->bgv", hidden, head, out=jnp.float32)
+    # As they come; XLA would else lay out the layers, too, as the draw has its rows.
     logits = sharding.constrain(logits, BATCH, None, "tensor")
     logits, policy = softcap(logits, config.final_softcap), None
     if guided:

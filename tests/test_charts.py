@@ -28,6 +28,12 @@ def test_ticks_are_round_and_cover():
     assert charts.labels(charts.ticks(low, high, 4)) == found
 
 
+def test_one_number_has_ticks_around_it_however_large():
+  for value in (0.0, -3.0, 1e17, -1e30):
+    found = charts.ticks(value, value)
+    assert found[0] < value < found[-1]
+
+
 def test_rolling_mean_by_hand():
   assert charts.rolling([0, 3, 6, None, 9], 3) == [1.5, 3.0, 4.5, None, 9.0]
 
