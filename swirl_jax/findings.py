@@ -6,7 +6,6 @@ out, and named in `missing`.
 
 import dataclasses
 import json
-import math
 import pathlib
 import statistics
 import textwrap
@@ -85,25 +84,30 @@ class Versus:
 
 @dataclasses.dataclass(frozen=True)
 class Gauge:
-  """A number of the regime, the range that it should lie in (None: any), and what else to know."""
+  """A number of the regime, the range that it should lie in (None: any; above: `low` is not in
+  it), and what else to know.
+  """
 
   title: str
   value: float | None
   low: float | None = None
   high: float | None = None
+  above: bool = False
   note: str = ""
 
   @property
   def good(self) -> bool | None:
     if self.value is None or self.low is None:
       return None
-    return self.low <= self.value and (self.high is None or self.value <= self.high)
+    enough = self.value > self.low if self.above else self.value >= self.low
+    return enough and (self.high is None or self.value <= self.high)
 
   @property
   def wanted(self) -> str:
     if self.low is None:
       return self.note
-    found = f"{self.low:.2f}–{self.high:.2f}" if self.high is not None else f"≥ {self.low:.2f}"
+    least = f"{'>' if self.above else '≥'} {self.low:.2f}"
+    found = least if self.high is None else f"{self.low:.2f}–{self.high:.2f}"
     return f"{found} ({self.note})" if self.note else found
 
 
@@ -139,13 +143,21 @@ def value(row: Mapping[str, Any] | None, name: str) -> float | None:
 
 def titles(run: RunFolder) -> dict[str, str]:
   """Method → what tables call it, in their order: the warm-up, the rivals of the run, SWIRL. A
-  method that the config doesn't know goes by its name.
+  method that the config doesn't know goes by its name. Without iterations there is no SWIRL, and
+  no rival that has as many updates.
   """
   rivals, compare = (run.config.get(name, ()) for name in ("rivals", "compare"))
-  own = {name: rivals[name]["title"] for name in compare}
+  ours = run.config.get("swirl", {}).get("iterations", 1) > 0
+  own = {name: rivals[name]["title"] for name in compare if ours or _has_steps(rivals[name])}
   logged = {row["method"]: row["method"] for row in (*run.steps, *run.evaluations)}
-  first, final = {"warmup": "Warm-up"}, {"swirl": "SWIRL"}
-  return {k: v for k, v in {**first, **logged, **own, **first}.items() if k not in final} | final
+  first = {"warmup": "Warm-up"}
+  found = {**first, **logged, **own, **first}
+  found.pop("swirl", None)
+  return found | ({"swirl": "SWIRL"} if ours else {})
+
+
+def _has_steps(rival: Mapping[str, Any]) -> bool:
+  return any((rival.get(part) or {}).get("steps") for part in ("sft", *PHASES))
 
 
 def seconds(run: RunFolder, method: str) -> float:
@@ -253,7 +265,7 @@ def regime(*runs: RunFolder) -> list[Gauge]:
     Gauge("Warm FWM, changed content", mean("fwm", "changed_exact"), 0.30, 0.75),
     Gauge("Warm IDM, by meaning", mean("idm", "match"), 0.70),
     Gauge(f"IDM's best of {8 if n is None else n}, whole state", pick,
-          None if lead is None else math.nextafter(pick - lead[1], math.inf),  # above, not level
+          None if lead is None else pick - lead[1], above=True,
           note=f"one sample {share(one)}, any {share(some)}"),
   ]
 

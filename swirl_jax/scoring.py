@@ -44,7 +44,7 @@ def stage_rows(run, stage: Stage) -> Iterator[dict[str, Any]]:
 def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   """Rows for what is measured once: what the IDM's best of n reaches on the warm FWM (on validation
   a ceiling, on test a rival: test-time verification), and rollouts over several turns of the warm
-  and the final FWM; and what samples.json holds.
+  FWM and, if it has been trained on, the final one; and what samples.json holds.
   """
   e, data = run.settings.evaluation, run.data
   warm, now = warm_models(run.plan), final_models(run.plan)
@@ -66,13 +66,14 @@ def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   shown, test = _shown(run)
   chains = transitions.chains(test.records, e.turns)[: e.chains]
   samples: dict[str, Any] = {}
-  for method, name in (("warmup", warm["y"]), ("swirl", now["y"])):
+  models = {"warmup": warm["y"]} | ({} if now == warm else {"swirl": now["y"]})
+  for method, name in models.items():
     turns = multi_turn.multi_turn(
       fwm, run.model(name), test, chains, batch=e.batch, world=data.world, shown=6
     )
     rows.append(_final_row(method, "multi_turn", shown, turns["metrics"]))
     samples["chains"] = turns["chains"]
-  samples["gallery"] = _gallery(run, {"swirl": now["y"], "warmup": warm["y"]})
+  samples["gallery"] = _gallery(run, dict(reversed(models.items())))
   key = rng.stream(run.root, "evaluation", "final_latents")
   samples["latents"] = _latents(run, run.model(now["z"]), key, shown=24)["examples"]
   return rows, samples

@@ -270,13 +270,13 @@ def test_a_judge_whose_choice_may_be_luck_is_said_to_be(tmp_path):
   """Above one sample, .525 to .5, but right in episodes of one half and not in those of the other:
   the paired interval reaches from -.11 to +.16.
   """
-  assert "in ≥ 0.51 (one sample 0.500, any 0.900)" in page(fabricate(tmp_path))[0]
+  assert "in > 0.51 (one sample 0.500, any 0.900)" in page(fabricate(tmp_path))[0]
   log = tmp_path / "evaluations.jsonl"
   text = log.read_text().replace('"pick": 0.81', '"pick": 0.525')
   log.write_text(text.replace(str([32, 33, 32, 32, 33] * 2), str([30, 12] * 5)))
   table, text = page(tmp_path)
-  assert "0.525  OUTSIDE ≥ 0.64 (one sample 0.500, any 0.900)" in table
-  assert "outside the regime, ≥ 0.64 (one sample 0.500, any 0.900)" in text
+  assert "0.525  OUTSIDE > 0.64 (one sample 0.500, any 0.900)" in table
+  assert "outside the regime, &gt; 0.64 (one sample 0.500, any 0.900)" in text
 
 
 def test_a_reward_that_is_gamed_is_said_to_be(tmp_path):
@@ -300,6 +300,26 @@ def test_a_folder_with_nothing(tmp_path):
   table, text = page(tmp_path)
   assert "no test yet" in table and "No method has been tested yet." in text
   assert "the test of “SWIRL”" in text
+
+
+def test_a_run_without_iterations_lacks_nothing(tmp_path):
+  """Neither SWIRL nor a rival of as many updates; one with steps of its own has its row."""
+  fabricate(tmp_path)
+  gone = ("swirl", "pseudo_labels")
+  config = json.loads((tmp_path / "config.json").read_text())
+  for name, steps in (("labels_only", 7), ("pseudo_labels", 0)):
+    config["rivals"][name]["sft"] = {"steps": steps}
+  (tmp_path / "config.json").write_text(json.dumps(config | {"swirl": {"iterations": 0}}))
+  for name in findings.LOGS:
+    rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+    kept = [json.dumps(row) + "\n" for row in rows if row["method"] not in gone]
+    (tmp_path / name).write_text("".join(kept))
+  samples = json.loads((tmp_path / "samples.json").read_text())
+  samples["gallery"] = [s for s in samples["gallery"] if s["method"] not in gone]
+  (tmp_path / "samples.json").write_text(json.dumps(samples))
+  table, text = page(tmp_path)
+  assert "Missing" not in table and "SWIRL" not in table and "the test of" not in text
+  assert RIVALS["labels_only"] in table and RIVALS["pseudo_labels"] not in table
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5, 0.8, 0.97])

@@ -62,7 +62,10 @@ def run():
   )  # fmt: skip
 
 
-def test_the_last_measurements_are_of_the_models_that_they_name(run, monkeypatch):
+@pytest.fixture
+def named(monkeypatch):
+  """What is measured names what it is of."""
+
   def best_of(fwm, fwm_params, idm, idm_params, split, **_):
     return {"metrics": (fwm_params, idm_params, split.data), "by_episode": {}}
 
@@ -77,6 +80,9 @@ def test_the_last_measurements_are_of_the_models_that_they_name(run, monkeypatch
     scoring.one_step, "gallery", lambda test, texts, rows, method, **_: [(method, *texts)]
   )
   monkeypatch.setattr(scoring, "_latents", lambda run, params, *_, **__: {"examples": params})
+
+
+def test_the_last_measurements_are_of_the_models_that_they_name(run, named):
   rows, samples = scoring.final(run)
   assert [(row["method"], row["model"], row["metrics"]) for row in rows] == [
     ("warmup", "best_of", ("warm_fwm", "warm_idm", "validation")),
@@ -86,6 +92,14 @@ def test_the_last_measurements_are_of_the_models_that_they_name(run, monkeypatch
   ]
   assert samples["gallery"] == [("swirl", "fwm"), ("warmup", "warm_fwm")]
   assert samples["latents"] == "idm"
+
+
+def test_without_iterations_nothing_is_called_swirls(run, named):
+  swirl = dataclasses.replace(CONFIG.swirl, iterations=0)
+  run.plan = make_plan(dataclasses.replace(CONFIG, swirl=swirl))
+  rows, samples = scoring.final(run)
+  assert {row["method"] for row in rows} == {"warmup"} and len(rows) == 3
+  assert samples["gallery"] == [("warmup", "warm_fwm")] and samples["latents"] == "warm_idm"
 
 
 def test_a_stages_rows_are_of_the_model_that_it_left(run, monkeypatch):
