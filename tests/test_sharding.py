@@ -20,9 +20,15 @@ CONFIG = tiny.config(n_layers=1, qkv_bias=True, scan_layers=False)
 ADAPTED = dataclasses.replace(CONFIG, lora_rank=2)
 
 
-def spec_of(config):
+FURTHER = {  # what the other tests' phase has not
+  "ratio": "sequence", "correct_sampler": True, "kl": "k1", "kl_in": "reward", "inner_epochs": 2,
+  "advantages": "leave_one_out", "reduction": "sequence", "anchor": True,
+}  # fmt: skip
+
+
+def spec_of(config, **settings):
   roles = tiny.fwm(config, group=3, top_p=0.9), tiny.idm(config)
-  return PhaseSpec(*roles, tiny.PLAIN, keep=8, micro_batch=4)
+  return PhaseSpec(*roles, tiny.PLAIN, keep=8, micro_batch=4, **settings)
 
 
 def mesh_of(shape):
@@ -30,9 +36,13 @@ def mesh_of(shape):
 
 
 def update(params, slots, batch, key, hyper, spec):
-  """What a phase step does up to the optimizer: samples, log-probabilities, gradient."""
-  e, metrics = phases._collect(tiny.state(params), slots, batch, key, hyper, spec)
-  loss, grads, terms = phases._gradient(params, slots, e, None, hyper, spec)
+  """What a phase step does up to the optimizer: samples, log-probabilities, gradient, of a second
+  epoch where there is one.
+  """
+  e, metrics = phases._collect(tiny.state(params), slots, batch.transition, key, hyper, spec)
+  if spec.inner_epochs > 1:
+    params = jax.tree.map(lambda a: 1.2 * a, params)
+  loss, grads, terms = phases._gradient(params, slots, e, batch.anchor, hyper, spec)
   logps = (e.logp_sampler, jnp.where(e.mask, e.logp_ref, 0.0))
   return (e.transition, e.target), logps, {**metrics, **terms}, loss, grads
 
@@ -55,12 +65,13 @@ def trees(config):
   return params, Slots(*others, base=jax.tree.map(lambda a: 0.6 * a, base))
 
 
-def on(mesh, config=CONFIG, *, offload=False):
+def on(mesh, config=CONFIG, *, offload=False, **settings):
   """`update` on a mesh, everything laid out by the rules, with `offload` the slots in host memory;
   without a mesh on one device.
   """
-  (params, slots), batch = trees(config), tiny.transitions(0, 16)
-  key, run = jax.random.key(1), tiny.jit(functools.partial(update, spec=spec_of(config)))
+  (params, slots), spec = trees(config), spec_of(config, **settings)
+  batch = phases.Batch(tiny.transitions(0, 16), tiny.transitions(1, 8) if spec.anchor else None)
+  key, run = jax.random.key(1), tiny.jit(functools.partial(update, spec=spec))
   if mesh is None:
     return jax.device_get(run(params, slots, batch, key, tiny.hyper()))
   layout = sharding.tree_shardings((params, slots), mesh)
@@ -94,6 +105,13 @@ def test_eight_devices_equal_one(one_device, shape):
 
 def test_eight_devices_equal_one_for_adapters_over_one_base():
   assert_equal(on(mesh_of((2, 2, 2)), ADAPTED), on(None, ADAPTED))
+
+
+def test_eight_devices_equal_one_in_all_that_a_phase_may_have():
+  found, expected = on(mesh_of((2, 2, 2)), **FURTHER), on(None, **FURTHER)
+  assert_equal(found, expected)
+  for name in ("kl", "anchor_nll_y", "clip_fraction"):
+    assert expected[2][name].sum != 0
 
 
 # ------------------------------------------------------------------------------------------- rules
