@@ -118,6 +118,14 @@ def mesh_in_use() -> Mesh:
   return mesh
 
 
+def pieces(axis: str, size: int) -> int:
+  """In how many a dimension of `size` lies over a mesh axis: 1 outside a mesh, or where the axis
+  doesn't divide it.
+  """
+  mesh = current_mesh()
+  return 1 if mesh is None or size % mesh.shape[axis] else mesh.shape[axis]
+
+
 def constrain(x: jax.Array, *axes) -> jax.Array:
   """Pins the layout of an activation: `constrain(h, BATCH, None, None)`.
 

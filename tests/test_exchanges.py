@@ -11,8 +11,8 @@ import tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import exchanges
-from swirl_jax import sampling, sharding
-from swirl_jax.models import transformer
+from swirl_jax import programs, sampling, sharding
+from swirl_jax.models import lora, transformer
 from swirl_jax.types import Segment
 
 
@@ -86,33 +86,50 @@ def test_an_exchange_beside_several_operations_counts_once():
   assert "at least" in exchanges.table(told) and "at least" not in exchanges.table(found)
 
 
+LENGTH = 9
+
+
+def of_a_token(group, *, lora_rank=0, **cut):
+  """Sums of a token over `tensor`, the bytes they send, and its other exchanges."""
+  config = tiny.config(n_layers=3, n_kv_heads=4, scan_layers=True, lora_rank=lora_rank)
+
+  def model():
+    params = transformer.init_params(config, jax.random.key(0))
+    own = programs.trained_params(config, jax.random.key(1))
+    return lora.join(params, own) if lora_rank else params
+
+  decoding = sampling.Decoding(length=LENGTH, group=group, end=2, **cut)
+  with jax.set_mesh(mesh := mesh_of(1, 2, 4)):
+    rows = NamedSharding(mesh, PartitionSpec(sharding.BATCH))
+    prompt = Segment(
+      jax.ShapeDtypeStruct((4, 6), jnp.int32, sharding=rows),
+      jax.ShapeDtypeStruct((4, 6), jnp.bool, sharding=rows),
+    )
+    params = jax.eval_shape(model)
+    layout = sharding.tree_shardings(params, mesh, gather_fsdp=True)
+    params = jax.tree.map(
+      lambda p, at: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=at), params, layout
+    )
+    roll = functools.partial(sampling.rollout, config=config, decoding=decoding)
+    hlo = compiled(roll, params, prompt, jax.random.key(0), jnp.float32(1))
+  found = [x for x in exchanges.exchanges(hlo) if x.times >= LENGTH]
+  sums = [x for x in found if x.kind == "all-reduce"]
+  moves = [x for x in found if x.kind in ("all-to-all", "collective-permute", "all-gather")]
+  count = lambda which: sum(x.times for x in which) / LENGTH  # noqa: E731
+  return count(sums), sum(x.sent for x in sums) / LENGTH, count(moves)
+
+
 @pytest.mark.parametrize("group", [8, 3])
 def test_a_draw_exchanges_nothing_over_the_vocabulary(group):
   """With the vocabulary split over `tensor`, a token costs two sums a layer and the embedding's;
   the logits change hands once, and top-k and top-p cost nothing more.
   """
-  length, config = 9, tiny.config(n_layers=3, n_kv_heads=4, scan_layers=True)
+  found = of_a_token(group, top_k=5, top_p=0.9)
+  sums, _, moves = found
+  assert sums == 2 * 3 + 1 and moves <= 6
+  assert found == of_a_token(group)
 
-  def of_a_token(**cut):
-    decoding = sampling.Decoding(length=length, group=group, end=2, **cut)
-    with jax.set_mesh(mesh := mesh_of(1, 2, 4)):
-      rows = NamedSharding(mesh, PartitionSpec(sharding.BATCH))
-      prompt = Segment(
-        jax.ShapeDtypeStruct((4, 6), jnp.int32, sharding=rows),
-        jax.ShapeDtypeStruct((4, 6), jnp.bool, sharding=rows),
-      )
-      params = jax.eval_shape(lambda: transformer.init_params(config, jax.random.key(0)))
-      layout = sharding.tree_shardings(params, mesh, gather_fsdp=True)
-      params = jax.tree.map(
-        lambda p, at: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=at), params, layout
-      )
-      roll = functools.partial(sampling.rollout, config=config, decoding=decoding)
-      hlo = compiled(roll, params, prompt, jax.random.key(0), jnp.float32(1))
-    found = [x for x in exchanges.exchanges(hlo) if x.times >= length]
-    times = lambda kinds: sum(x.times for x in found if x.kind in kinds) / length  # noqa: E731
-    moves = ("all-to-all", "collective-permute", "all-gather")
-    return times(("all-reduce",)), times(moves)
 
-  sums, moves = of_a_token(top_k=5, top_p=0.9)
-  assert sums == 2 * config.n_layers + 1
-  assert moves <= 6 and (sums, moves) == of_a_token()
+def test_adapters_exchange_nothing_more():
+  """Neither x A, nor their own part of a layer's sums."""
+  assert of_a_token(3, lora_rank=2) == of_a_token(3)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from swirl_jax import sharding
 from swirl_jax.models.numerics import einsum, precision
 
 # Where a target lies in a layer, and how many axes of its kernel are inputs.
@@ -53,40 +54,56 @@ def join(base: Any, adapters: Any) -> Any:
   return {**base, "layers": {**base["layers"], **layers}}
 
 
-def product(subscripts: str, x: jax.Array, kernel: jax.Array, pair: Any, scale: float) -> jax.Array:
+def product(
+  subscripts: str, x: jax.Array, kernel: jax.Array, pair: Any, scale: float, *, pieces: int = 1
+) -> jax.Array:
   """x W by `subscripts`, whose letter i is the inputs'; where there is an adapter x W + scale ·
   (x A) B, summed in float32 and rounded once to the dtype of x. x: [..., inputs].
+
+  pieces: in how many the inputs lie over the mesh's `tensor`. With an adapter each piece is summed
+  so, and chips exchange what they do for x W alone. Left to XLA they would exchange x W in float32
+  and then x A.
   """
   if pair is None:
     return einsum(subscripts, x, kernel)
   rank = pair["a"].shape[-1]
   a = pair["a"].reshape(-1, rank).astype(x.dtype)
   b = pair["b"].reshape(rank, *kernel.shape[1:]).astype(x.dtype)
-  return _beside(subscripts, scale, x, kernel, a, b)
+  return _beside(subscripts, scale, pieces, x, kernel, a, b)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _beside(subscripts, scale, x, kernel, a, b):
-  base, change = _products(subscripts, x, kernel, a, b, out=jnp.float32)
-  return (base + scale * change).astype(x.dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _beside(subscripts, scale, pieces, x, kernel, a, b):
+  base, change = _products(subscripts, pieces, x, kernel, a, b, out=jnp.float32)
+  return _sum((base + scale * change).astype(x.dtype))
 
 
-def _products(subscripts, x, kernel, a, b, out=None):
-  ins, rest = subscripts.split(",")[0], subscripts.replace("i", "r")
-  low = einsum(f"{ins},ir->{ins.replace('i', 'r')}", x, a)
-  return einsum(subscripts, x, kernel, out=out), einsum(rest, low, b, out=out)
+def _products(subscripts, pieces, x, kernel, a, b, out=None):
+  """Those of each piece of the inputs, [pieces, ...]."""
+  ins, (inner, result) = subscripts.split(",")[0], subscripts.split(",")[1].split("->")
+  x = jnp.moveaxis(x.reshape(*x.shape[:-1], pieces, -1), -2, 0)
+  x = sharding.constrain(x, "tensor", *[sharding.ANY] * (x.ndim - 1))
+  kernel, a = (w.reshape(pieces, -1, *w.shape[1:]) for w in (kernel, a))
+  low = einsum(f"n{ins},nir->n{ins.replace('i', 'r')}", x, a)
+  change = einsum(f"n{ins},{inner}->n{result}".replace("i", "r"), low, b, out=out)
+  return einsum(f"n{ins},n{inner}->n{result}", x, kernel, out=out), change
 
 
-def _saved(subscripts, scale, *operands):
-  return _beside(subscripts, scale, *operands), operands
+def _sum(x):
+  """Over the pieces, in their dtype: `jnp.sum` would send float32."""
+  return jax.lax.reduce_sum(x, (0,))
 
 
-def _pulled_back(subscripts, scale, operands, d_out):
+def _saved(subscripts, scale, pieces, *operands):
+  return _beside(subscripts, scale, pieces, *operands), operands
+
+
+def _pulled_back(subscripts, scale, pieces, operands, d_out):
   """That of the products in the dtype of x, in which d_out comes: none with a float32 operand."""
 
   def plain(*operands):
-    base, change = _products(subscripts, *operands)
-    return base + scale * change
+    base, change = _products(subscripts, pieces, *operands)
+    return _sum(base + scale * change)
 
   return jax.vjp(plain, *operands)[1](d_out)
 

@@ -128,15 +128,16 @@ class Attention(nn.Module):
     )
     w = self.param("out", kernel, (kv_heads, ratio, c.head_dim, c.d_model))
     out = out.transpose(0, 2, 4, 1, 3, 5).reshape(b, g, s, -1)
-    out = self._times("out", out, w.astype(dtype).reshape(-1, c.d_model))
+    pieces = sharding.pieces("tensor", kv_heads)
+    out = self._times("out", out, w.astype(dtype).reshape(-1, c.d_model), pieces)
     if c.out_bias:
       bias = self.param("out_bias", nn.initializers.zeros, (c.d_model,))
       out = add_bias(out, bias.reshape(1, 1, 1, -1))
     return out
 
-  def _times(self, target, x, kernel):
-    pair = (self.get_variable("params", "lora") or {}).get(target)
-    return lora.product("bgsi,ix->bgsx", x, kernel, pair, self.config.lora_scale)
+  def _times(self, target, x, kernel, pieces=1):
+    pair, scale = (self.get_variable("params", "lora") or {}).get(target), self.config.lora_scale
+    return lora.product("bgsi,ix->bgsx", x, kernel, pair, scale, pieces=pieces)
 
   def _norm(self, name, x):
     c = self.config
@@ -164,7 +165,8 @@ class Mlp(nn.Module):
       nn.initializers.variance_scaling(0.5 / c.n_layers, "fan_in", "normal"),
       (c.d_ff, c.d_model),
     )
-    return lora.product("bgsi,im->bgsm", x, down.astype(dtype), adapters.get("down"), scale)
+    pair, pieces = adapters.get("down"), sharding.pieces("tensor", c.d_ff)
+    return lora.product("bgsi,im->bgsm", x, down.astype(dtype), pair, scale, pieces=pieces)
 
 
 class Block(nn.Module):
