@@ -84,8 +84,8 @@ class Versus:
 
 @dataclasses.dataclass(frozen=True)
 class Gauge:
-  """A number of the regime, the range that it should lie in (None: any; above: `low` is not in
-  it), and what else to know.
+  """A number of the regime, the range that it should lie in (None: any; above: it must be
+  more than `low`), and what else to know.
   """
 
   title: str
@@ -143,17 +143,23 @@ def value(row: Mapping[str, Any] | None, name: str) -> float | None:
 
 def titles(run: RunFolder) -> dict[str, str]:
   """Method → what tables call it, in their order: the warm-up, the rivals of the run, SWIRL. A
-  method that the config doesn't know goes by its name. Without iterations there is no SWIRL, and
-  no rival that has as many updates.
+  method that the config doesn't know goes by its name. Without a step of a phase there is no
+  SWIRL, and no rival that has as many updates.
   """
   rivals, compare = (run.config.get(name, ()) for name in ("rivals", "compare"))
-  ours = run.config.get("swirl", {}).get("iterations", 1) > 0
+  ours = _alternates(run.config)
   own = {name: rivals[name]["title"] for name in compare if ours or _has_steps(rivals[name])}
   logged = {row["method"]: row["method"] for row in (*run.steps, *run.evaluations)}
   first = {"warmup": "Warm-up"}
   found = {**first, **logged, **own, **first}
-  found.pop("swirl", None)
+  ours |= found.pop("swirl", None) is not None
   return found | ({"swirl": "SWIRL"} if ours else {})
+
+
+def _alternates(config: Mapping[str, Any]) -> bool:
+  swirl = config.get("swirl", {})
+  steps = [config.get(kind, {}).get("steps", 1) for kind in swirl.get("order", PHASES)]
+  return swirl.get("iterations", 1) > 0 and any(steps)
 
 
 def _has_steps(rival: Mapping[str, Any]) -> bool:

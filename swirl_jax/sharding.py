@@ -119,8 +119,8 @@ def mesh_in_use() -> Mesh:
 
 
 def pieces(axis: str, size: int) -> int:
-  """In how many a dimension of `size` lies over a mesh axis: 1 outside a mesh, or where the axis
-  doesn't divide it.
+  """The number of parts that a mesh axis cuts a dimension of `size` into: 1 outside a mesh, or
+  where the axis doesn't divide it.
   """
   mesh = current_mesh()
   return 1 if mesh is None or size % mesh.shape[axis] else mesh.shape[axis]

@@ -86,12 +86,31 @@ def test_an_exchange_beside_several_operations_counts_once():
   assert "at least" in exchanges.table(told) and "at least" not in exchanges.table(found)
 
 
-LENGTH = 9
+LENGTH, LAYERS = 9, 3
+
+
+def config_of(rank):
+  return tiny.config(n_layers=LAYERS, n_kv_heads=4, scan_layers=True, remat="full", lora_rank=rank)
+
+
+def shapes_of(tree, mesh, *, gather_fsdp=False):
+  """The shapes of what `tree` makes, laid out by the rules."""
+  shapes = jax.eval_shape(tree)
+  layout = sharding.tree_shardings(shapes, mesh, gather_fsdp=gather_fsdp)
+  return jax.tree.map(
+    lambda p, at: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=at), shapes, layout
+  )
+
+
+def segment(shape, mesh):
+  rows = NamedSharding(mesh, PartitionSpec(sharding.BATCH))
+  kinds = (jnp.int32, jnp.bool)
+  return Segment(*(jax.ShapeDtypeStruct(shape, kind, sharding=rows) for kind in kinds))
 
 
 def of_a_token(group, *, lora_rank=0, **cut):
   """Sums of a token over `tensor`, the bytes they send, and its other exchanges."""
-  config = tiny.config(n_layers=3, n_kv_heads=4, scan_layers=True, lora_rank=lora_rank)
+  config = config_of(lora_rank)
 
   def model():
     params = transformer.init_params(config, jax.random.key(0))
@@ -100,18 +119,11 @@ def of_a_token(group, *, lora_rank=0, **cut):
 
   decoding = sampling.Decoding(length=LENGTH, group=group, end=2, **cut)
   with jax.set_mesh(mesh := mesh_of(1, 2, 4)):
-    rows = NamedSharding(mesh, PartitionSpec(sharding.BATCH))
-    prompt = Segment(
-      jax.ShapeDtypeStruct((4, 6), jnp.int32, sharding=rows),
-      jax.ShapeDtypeStruct((4, 6), jnp.bool, sharding=rows),
-    )
-    params = jax.eval_shape(model)
-    layout = sharding.tree_shardings(params, mesh, gather_fsdp=True)
-    params = jax.tree.map(
-      lambda p, at: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=at), params, layout
-    )
     roll = functools.partial(sampling.rollout, config=config, decoding=decoding)
-    hlo = compiled(roll, params, prompt, jax.random.key(0), jnp.float32(1))
+    hlo = compiled(
+      roll, shapes_of(model, mesh, gather_fsdp=True), segment((4, 6), mesh), jax.random.key(0),
+      jnp.float32(1),
+    )  # fmt: skip
   found = [x for x in exchanges.exchanges(hlo) if x.times >= LENGTH]
   sums = [x for x in found if x.kind == "all-reduce"]
   moves = [x for x in found if x.kind in ("all-to-all", "collective-permute", "all-gather")]
@@ -126,10 +138,29 @@ def test_a_draw_exchanges_nothing_over_the_vocabulary(group):
   """
   found = of_a_token(group, top_k=5, top_p=0.9)
   sums, _, moves = found
-  assert sums == 2 * 3 + 1 and moves <= 6
+  assert sums == 2 * LAYERS + 1 and moves <= 6
   assert found == of_a_token(group)
 
 
 def test_adapters_exchange_nothing_more():
   """Neither x A, nor their own part of a layer's sums."""
   assert of_a_token(3, lora_rank=2) == of_a_token(3)
+
+
+def test_a_gradient_gathers_no_kernel_beside_an_adapter_twice():
+  """Over fsdp: a kernel once for the forward pass and once for the backward pass, in which the
+  recomputed product has it, too. Of adapters there is no more than that.
+  """
+  mesh, config = mesh_of(2, 2, 2), config_of(2)
+
+  def loss(own, base, tokens):
+    hidden, _ = transformer.apply(lora.join(base, own), config, tokens)
+    return jnp.square(hidden).mean()
+
+  with jax.set_mesh(mesh):
+    own = shapes_of(lambda: programs.trained_params(config, jax.random.key(1)), mesh)
+    base = shapes_of(lambda: transformer.init_params(config, jax.random.key(0)), mesh)
+    hlo = compiled(jax.grad(loss), own, base, segment((4, 2, 6), mesh))
+  found = [x for x in exchanges.exchanges(hlo) if x.kind == "all-gather" and x.times == LAYERS]
+  kernels, adapters = 4, 4  # with an axis over fsdp: W, and A or B
+  assert len(found) <= 2 * (kernels + adapters)

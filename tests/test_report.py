@@ -302,14 +302,25 @@ def test_a_folder_with_nothing(tmp_path):
   assert "the test of “SWIRL”" in text
 
 
-def test_a_run_without_iterations_lacks_nothing(tmp_path):
-  """Neither SWIRL nor a rival of as many updates; one with steps of its own has its row."""
+@pytest.mark.parametrize(
+  "none",
+  [
+    {"swirl": {"iterations": 0}},
+    {"swirl": {"iterations": 2, "order": ["phase1"]}, "phase1": {"steps": 0}},
+    {"swirl": {"iterations": 2, "order": []}},
+  ],
+  ids=str,
+)
+def test_a_run_without_swirl_lacks_nothing(tmp_path, none):
+  """Nor a rival of as many updates; those with steps of their own have their rows."""
   fabricate(tmp_path)
   gone = ("swirl", "pseudo_labels")
-  config = json.loads((tmp_path / "config.json").read_text())
-  for name, steps in (("labels_only", 7), ("pseudo_labels", 0)):
-    config["rivals"][name]["sft"] = {"steps": steps}
-  (tmp_path / "config.json").write_text(json.dumps(config | {"swirl": {"iterations": 0}}))
+  config = json.loads((tmp_path / "config.json").read_text()) | none
+  for name, part, steps in (
+    ("labels_only", "sft", 7), ("pseudo_labels", "sft", 0), ("paper_phase1", "phase1", 7),
+  ):  # fmt: skip
+    config["rivals"][name] = {"title": RIVALS[name], part: {"steps": steps}}
+  (tmp_path / "config.json").write_text(json.dumps(config))
   for name in findings.LOGS:
     rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
     kept = [json.dumps(row) + "\n" for row in rows if row["method"] not in gone]
@@ -320,6 +331,16 @@ def test_a_run_without_iterations_lacks_nothing(tmp_path):
   table, text = page(tmp_path)
   assert "Missing" not in table and "SWIRL" not in table and "the test of" not in text
   assert RIVALS["labels_only"] in table and RIVALS["pseudo_labels"] not in table
+  assert RIVALS["paper_phase1"] in table
+
+
+def test_a_method_that_was_logged_has_its_title(tmp_path):
+  """An earlier version measured SWIRL's turns without an iteration."""
+  fabricate(tmp_path)
+  config = json.loads((tmp_path / "config.json").read_text())
+  (tmp_path / "config.json").write_text(json.dumps(config | {"swirl": {"iterations": 0}}))
+  table, _ = page(tmp_path)
+  assert "  SWIRL  " in table
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5, 0.8, 0.97])

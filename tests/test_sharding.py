@@ -103,8 +103,17 @@ def test_eight_devices_equal_one(one_device, shape):
   assert_equal(on(mesh_of(shape), offload=shape == MESHES[-1]), one_device)
 
 
-def test_eight_devices_equal_one_for_adapters_over_one_base():
-  assert_equal(on(mesh_of((2, 2, 2)), ADAPTED), on(None, ADAPTED))
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 2, 4)], ids=str)
+def test_eight_devices_equal_one_for_adapters_over_one_base(shape):
+  """On the second mesh `tensor` cuts the feed-forward and not the two kv heads."""
+  assert_equal(on(mesh_of(shape), ADAPTED), on(None, ADAPTED))
+
+
+def test_the_pieces_of_a_dimension():
+  assert sharding.pieces("tensor", 8) == 1
+  for size, mesh, expected in ((8, (2, 1, 4), 4), (6, (2, 1, 4), 1), (8, (4, 2, 1), 1)):
+    with jax.set_mesh(mesh_of(mesh)):
+      assert sharding.pieces("tensor", size) == expected
 
 
 def test_eight_devices_equal_one_in_all_that_a_phase_may_have():

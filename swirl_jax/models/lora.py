@@ -57,18 +57,21 @@ def join(base: Any, adapters: Any) -> Any:
 def product(
   subscripts: str, x: jax.Array, kernel: jax.Array, pair: Any, scale: float, *, pieces: int = 1
 ) -> jax.Array:
-  """x W by `subscripts`, whose letter i is the inputs'; where there is an adapter x W + scale ·
-  (x A) B, summed in float32 and rounded once to the dtype of x. x: [..., inputs].
+  """x W by `subscripts`, whose letter i is the inputs' (n and r are taken); where there is an
+  adapter x W + scale · (x A) B, summed in float32 and rounded once to the dtype of x. x: [...,
+  inputs].
 
-  pieces: in how many the inputs lie over the mesh's `tensor`. With an adapter each piece is summed
-  so, and chips exchange what they do for x W alone. Left to XLA they would exchange x W in float32
-  and then x A.
+  pieces: the number of parts that the mesh's `tensor` cuts the inputs into. Each part's sum is
+  rounded by itself and the parts are added in the dtype of x, as for x W alone: chips send no more
+  than without adapters. Left to itself XLA sends x W in float32, and x A besides.
   """
   if pair is None:
     return einsum(subscripts, x, kernel)
   rank = pair["a"].shape[-1]
   a = pair["a"].reshape(-1, rank).astype(x.dtype)
   b = pair["b"].reshape(rank, *kernel.shape[1:]).astype(x.dtype)
+  # Not behind the custom_vjp, where backward and recomputed forward pass would gather them apart.
+  kernel, a = (w.reshape(pieces, -1, *w.shape[1:]) for w in (kernel, a))
   return _beside(subscripts, scale, pieces, x, kernel, a, b)
 
 
@@ -79,18 +82,17 @@ def _beside(subscripts, scale, pieces, x, kernel, a, b):
 
 
 def _products(subscripts, pieces, x, kernel, a, b, out=None):
-  """Those of each piece of the inputs, [pieces, ...]."""
-  ins, (inner, result) = subscripts.split(",")[0], subscripts.split(",")[1].split("->")
+  """x W and (x A) B of each piece of the inputs, [pieces, ...] each, as kernel and a are."""
+  ins, inner, result = subscripts.replace("->", ",").split(",")
   x = jnp.moveaxis(x.reshape(*x.shape[:-1], pieces, -1), -2, 0)
   x = sharding.constrain(x, "tensor", *[sharding.ANY] * (x.ndim - 1))
-  kernel, a = (w.reshape(pieces, -1, *w.shape[1:]) for w in (kernel, a))
   low = einsum(f"n{ins},nir->n{ins.replace('i', 'r')}", x, a)
   change = einsum(f"n{ins},{inner}->n{result}".replace("i", "r"), low, b, out=out)
   return einsum(f"n{ins},n{inner}->n{result}", x, kernel, out=out), change
 
 
 def _sum(x):
-  """Over the pieces, in their dtype: `jnp.sum` would send float32."""
+  """Over the pieces. `jnp.sum` adds bfloat16 in float32, and that is what chips would send."""
   return jax.lax.reduce_sum(x, (0,))
 
 

@@ -136,7 +136,8 @@ class Attention(nn.Module):
     return out
 
   def _times(self, target, x, kernel, pieces=1):
-    pair, scale = (self.get_variable("params", "lora") or {}).get(target), self.config.lora_scale
+    pair = (self.get_variable("params", "lora") or {}).get(target)
+    scale = self.config.lora_scale
     return lora.product("bgsi,ix->bgsx", x, kernel, pair, scale, pieces=pieces)
 
   def _norm(self, name, x):

@@ -122,6 +122,22 @@ def test_a_bfloat16_product_is_rounded_once():
   np.testing.assert_array_equal(found, (x @ w + 3.0 * (between @ b)).astype(jnp.bfloat16))
 
 
+def test_pieces_are_added_as_they_are_sent():
+  """Each is rounded once, and their sum is of the dtype of x: on a TPU chips send that."""
+  rng = np.random.default_rng(4)
+  x, w, a, b = (jnp.asarray(rng.normal(size=s), jnp.bfloat16)
+                for s in ((8, 16), (16, 12), (16, 2), (2, 12)))  # fmt: skip
+  run = functools.partial(lora.product, "bi,io->bo", scale=3.0, pieces=4)
+  whole = jax.make_jaxpr(lambda x, w, a, b: run(x, w, {"a": a, "b": b}))(x, w, a, b)
+  found = re.findall(r"(\w+)\[[\d,]*\] = reduce_sum", str(whole))
+  assert found == ["bf16"]
+  alone = functools.partial(lora.product, "bi,io->bo", scale=3.0)
+  parts = [slice(i, i + 4) for i in range(0, 16, 4)]
+  total = sum(alone(x[:, i], w[i], {"a": a[i], "b": b}) for i in parts)
+  apart = np.abs(np.asarray(run(x, w, {"a": a, "b": b}) - total, np.float32))
+  assert apart.max() <= 2**-7 * np.abs(np.asarray(total, np.float32)).max()
+
+
 def test_what_a_bfloat16_gradient_costs():
   """Adapters bring no product with a float32 operand, and gather nothing over `tensor`."""
   config = dataclasses.replace(CONFIG, dtype="bfloat16", remat="full")
