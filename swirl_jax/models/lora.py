@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swirl_jax import sharding
 from swirl_jax.models.numerics import einsum, precision
 
 # Where a target lies in a layer, and how many axes of its kernel are inputs.
@@ -85,7 +84,6 @@ def _products(subscripts, pieces, x, kernel, a, b, out=None):
   """x W and (x A) B of each piece of the inputs, [pieces, ...] each, as kernel and a are."""
   ins, inner, result = subscripts.replace("->", ",").split(",")
   x = jnp.moveaxis(x.reshape(*x.shape[:-1], pieces, -1), -2, 0)
-  x = sharding.constrain(x, "tensor", *[sharding.ANY] * (x.ndim - 1))
   low = einsum(f"n{ins},nir->n{ins.replace('i', 'r')}", x, a)
   change = einsum(f"n{ins},{inner}->n{result}".replace("i", "r"), low, b, out=out)
   return einsum(f"n{ins},n{inner}->n{result}", x, kernel, out=out), change
