@@ -44,7 +44,7 @@ def stage_rows(run, stage: Stage) -> Iterator[dict[str, Any]]:
 def final(run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   """Rows for what is measured once: what the IDM's best of n reaches on the warm FWM (on validation
   a ceiling, on test a rival: test-time verification), and rollouts over several turns of the warm
-  FWM and, if it has been trained on, the final one; and what samples.json holds.
+  FWM and, if a model was trained further, the final one; and what samples.json holds.
   """
   e, data = run.settings.evaluation, run.data
   warm, now = warm_models(run.plan), final_models(run.plan)

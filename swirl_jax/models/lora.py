@@ -69,7 +69,7 @@ def product(
   rank = pair["a"].shape[-1]
   a = pair["a"].reshape(-1, rank).astype(x.dtype)
   b = pair["b"].reshape(rank, *kernel.shape[1:]).astype(x.dtype)
-  # Not behind the custom_vjp, where backward and recomputed forward pass would gather them apart.
+  # In front of the custom_vjp: behind it XLA's CPU compiler gathers them once more for a gradient.
   kernel, a = (w.reshape(pieces, -1, *w.shape[1:]) for w in (kernel, a))
   return _beside(subscripts, scale, pieces, x, kernel, a, b)
 
