@@ -14,7 +14,7 @@ from configs import minigrid, minigrid_pixels, miniwob
 from configs import test as test_config
 
 WORLDS = {
-  "minigrid": minigrid.get_config,
+  "minigrid": minigrid.base,
   "minigrid_pixels": minigrid_pixels.get_config,
   "miniwob": lambda: miniwob.get_config("short"),
   "test": test_config.get_config,

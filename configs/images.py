@@ -11,7 +11,7 @@ from configs import minigrid
 
 
 def get_config():
-  c = minigrid.get_config()
+  c = minigrid.base()
   c.world = {
     "name": "images", "path": "", "vq": "", "seed": 0,
     "labelled": 0, "validation": 0.1, "test": 0.1, "heldout_levels": (), "met": "state",

@@ -13,7 +13,7 @@ SETTINGS = ("default", "test")
 def get_config(setting="default"):
   if setting not in SETTINGS:
     raise ValueError(f"configs/minigrid_pixels.py:{setting}: allowed are {', '.join(SETTINGS)}.")
-  c = minigrid.get_config() if setting == "default" else tiny.get_config()
+  c = minigrid.base() if setting == "default" else tiny.get_config()
   c.world.name = "minigrid_pixels"
   c.world.vq = ""  # the folder of a tokenizer; empty: one is trained
   c.world.vq_training = vq_training()

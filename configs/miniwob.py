@@ -16,7 +16,7 @@ SETTINGS = ("default", "short")
 def get_config(setting="default"):
   if setting not in SETTINGS:
     raise ValueError(f"configs/miniwob.py:{setting}: allowed are {', '.join(SETTINGS)}.")
-  c = minigrid.get_config()
+  c = minigrid.base()
   c.world = {
     "name": "miniwob", "seed": 0, "labelled": 2000, "bpe": 1024, "longest": 700,
     "tasks": (

@@ -9,7 +9,7 @@ from configs import minigrid
 
 
 def get_config():
-  c = minigrid.get_config()
+  c = minigrid.base()
   c.world = {
     "name": "scienceworld", "seed": 0, "labelled": 3000, "bpe": 1024,
     "train": 420, "validation": 56, "test": 84, "heldout": 40,

@@ -5,7 +5,7 @@ from configs import minigrid
 
 
 def get_config():
-  c = minigrid.get_config()
+  c = minigrid.base()
   c.compile = "quick"
   c.world.update({"labelled": 200, "unlabelled": 400, "validation": 40, "test": 40, "heldout": 20})
   c.data.update({"fwm_labels": 60, "idm_labels": 200})

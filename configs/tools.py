@@ -9,7 +9,7 @@ from configs import minigrid
 
 
 def get_config():
-  c = minigrid.get_config()
+  c = minigrid.base()
   c.world = {
     "name": "tools", "seed": 0, "labelled": 4000, "bpe": 1024,
     "heldout": "MessageAPI", "episodes": 12, "evaluation_episodes": 4, "turns": 12, "longest": 400,

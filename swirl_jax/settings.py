@@ -43,6 +43,12 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     raise ValueError(f"{name} = {value!r}: allowed are {list(allowed)}.")
 
 
+def _each_of(name: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+  if set(values) - set(allowed):
+    some = tuple(allowed[:2])
+    raise ValueError(f"{name} = {values}: allowed are {list(allowed)}, several as \"{some}\".")
+
+
 def _once(name: str, values: tuple[str, ...]) -> None:
   if len(set(values)) != len(values):
     raise ValueError(f"{name} = {values}: allowed is each of them once.")
@@ -204,8 +210,7 @@ class SwirlSettings:
 
   def __post_init__(self):
     _at_least("iterations", self.iterations, 0)
-    for name in self.order:
-      _one_of("order", name, PHASES)
+    _each_of("order", self.order, PHASES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,8 +298,7 @@ class EvaluationSettings:
     for field in dataclasses.fields(self):
       if field.name != "splits":
         _at_least(field.name, getattr(self, field.name), 1)
-    for name in self.splits:
-      _one_of("splits", name, transitions.EVALUATION_SPLITS)
+    _each_of("splits", self.splits, transitions.EVALUATION_SPLITS)
     _once("splits", self.splits)
     if "validation" not in self.splits:
       raise ValueError(f"splits = {self.splits}: validation is always scored.")
@@ -391,8 +395,7 @@ class Settings:
       raise ValueError("world.name is missing.")
     if taken := {*self.rivals} & TAKEN:
       raise ValueError(f"rivals.{min(taken)}: the name has another meaning; choose another one.")
-    for name in self.compare:
-      _one_of("compare", name, tuple(self.rivals))
+    _each_of("compare", self.compare, tuple(self.rivals))
     uses = {name: getattr(self, name) for name in PHASES}
     for rival in self.compare:
       uses |= {f"rivals.{rival}.{name}": phase for name, phase in self.rivals[rival].phases}

@@ -9,7 +9,7 @@ from swirl_jax import plan, settings
 
 
 def made(**changes):
-  c = minigrid.get_config().to_dict()
+  c = minigrid.base().to_dict()
   for where, value in changes.items():
     group, _, name = where.partition("__")
     if name:

@@ -95,7 +95,8 @@ def test_the_papers_setting():
     assert (found.steps, found.group, found.latents) == (own.steps, own.group, "fresh")
     assert found.reward == rewards.RewardSpec("mean", -10.0, count_end=kind == "phase2")
     assert found.optimizer == dataclasses.replace(own.optimizer, schedule="cosine")
-  assert dataclasses.replace(paper, phase1=ours.phase1, phase2=ours.phase2) == ours
+  same = {name: getattr(ours, name) for name in ("phase1", "phase2", "compare")}
+  assert dataclasses.replace(paper, **same) == ours and "paper_phase1" in ours.compare
   assert dataclasses.replace(ours.rivals["paper_phase1"].phase1, steps=100) == paper.phase1
   with pytest.raises(ValueError, match="minigrid.py:papr: allowed are default, paper"):
     minigrid.get_config("papr")
@@ -174,7 +175,7 @@ WRONG = [
   ("phase1.reward.reduce", "max", "config.phase1.reward: reward.reduce = 'max': allowed are"),
   ("phase1.reference", "frozen", "phase1.reference = 'frozen': set 'snapshot'"),
   ("phase2.reference", "prior", "the z-free model serves phase1 alone"),
-  ("swirl.order", ("phase3",), "config.swirl: order = 'phase3': allowed are ['phase1', 'phase2']"),
+  ("swirl.order", ("phase3",), "config.swirl: order = ('phase3',): allowed are ['phase1', "),
   ("swirl.iterations", -1, "config.swirl: iterations = -1"),
   ("data.fwm_labels", -1, "config.data: fwm_labels = -1: allowed is a whole number from 0"),
   ("data.idm_labels", -1, "config.data: idm_labels = -1"),
@@ -185,8 +186,9 @@ WRONG = [
   ("warmup_fwm.batch", 0, "config.warmup_fwm: batch = 0"),
   ("warmup_fwm.validate_every", 0, "config.warmup_fwm: validate_every = 0"),
   ("checkpoint.every", 0, "config.checkpoint: every = 0"),
-  ("compare", ("warmup",), "compare = 'warmup': allowed are ['labels_only'"),
-  ("evaluation.splits", ("validation", "dev"), "splits = 'dev': allowed are ['validation', 'test'"),
+  ("compare", ("warmup",), "compare = ('warmup',): allowed are ['labels_only'"),
+  ("compare", ("labels_only,pseudo_labels",), "several as \"('labels_only', 'paper_"),
+  ("evaluation.splits", ("validation", "dev"), "'dev'): allowed are ['validation', 'test'"),
   ("evaluation.splits", ("test",), "splits = ('test',): validation is always scored"),
   ("rivals.labels_only.stf", 1, "config.rivals.labels_only.stf is not a field; allowed are title"),
   ("rivals.labels_only.title", ..., "config.rivals.labels_only.title is missing"),
