@@ -83,9 +83,9 @@ class TransformerRole:
 
   def rollout(self, params, transition, key, temperature):
     params = transformer.compute_params(params, self.config)
-    if self.gather:
-      params = sharding.constrain_tree(params, gather_fsdp=True)
     prompt, without = prompts.prompt(self.template, transition), None
+    if self.gather:
+      params, prompt = sharding.gather(params, after=prompt)
     if self.decoding.guidance != 1.0:
       without = prompts.unconditional(self.template, transition)
     return sampling.rollout(

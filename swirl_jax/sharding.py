@@ -145,17 +145,21 @@ def constrain(x: jax.Array, *axes) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*keep))
 
 
-def constrain_tree(tree: Any, *, gather_fsdp: bool) -> Any:
-  """The rules as constraints inside jit (identity outside a mesh)."""
+def gather(tree: Any, *, after: Any) -> tuple[Any, Any]:
+  """Parameters without the fsdp axis, and `after`: gathered once that is known, where a compiler
+  would else do so as the program begins, and hold them all the while. The identity where no mesh
+  splits them.
+  """
   mesh = current_mesh()
-  if mesh is None:
-    return tree
-  return jax.tree_util.tree_map_with_path(
-    lambda path, x: jax.lax.with_sharding_constraint(
-      x, partition_spec(leaf_path(path), x.shape, mesh, gather_fsdp=gather_fsdp)
-    ),
-    tree,
-  )
+  if mesh is None or mesh.shape["fsdp"] == 1:
+    return tree, after
+  tree, after = jax.lax.optimization_barrier((tree, after))
+
+  def whole(path, x):
+    spec = partition_spec(leaf_path(path), x.shape, mesh, gather_fsdp=True)
+    return jax.lax.with_sharding_constraint(x, spec)
+
+  return jax.tree_util.tree_map_with_path(whole, tree), after
 
 
 def put_batch(tree: Any, mesh: Mesh) -> Any:

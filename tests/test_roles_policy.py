@@ -90,7 +90,9 @@ def test_a_policy_runs_in_its_compute_dtype():
 
 @pytest.mark.parametrize("gather", [False, True])
 def test_a_rollout_gathers_its_weights_once_where_it_is_asked_to(gather):
-  """Every matrix is laid out anew without the fsdp axis, before the loop over the tokens."""
+  """Every matrix is laid out anew without the fsdp axis, before the loop over the tokens and, since
+  a barrier has both, not before the prompt is known.
+  """
   role = dataclasses.replace(FWM, gather=gather)
   with jax.set_mesh(sharding.make_mesh(data=1, fsdp=4, tensor=2)):
     found = jax.make_jaxpr(role.rollout)(PARAMS, BATCH, KEY, 1.0)
@@ -103,3 +105,16 @@ def test_a_rollout_gathers_its_weights_once_where_it_is_asked_to(gather):
                            ("mlp", "down", (None, "tensor", None))):  # fmt: skip
     wanted = PARAMS["layers"][part][name].shape, PartitionSpec(*axes)
     assert (wanted in layouts) == gather, name
+  barriers = [e for e in found.eqns if e.primitive.name == "optimization_barrier"]
+  assert len(barriers) == gather
+  for barrier in barriers:
+    behind = {id(v) for v in barrier.outvars}
+    laid_out = [e for e in found.eqns if e.primitive.name == "sharding_constraint"]
+    moved = [e for e in laid_out if id(e.invars[0]) in behind]
+    assert len(moved) == len(jax.tree.leaves(PARAMS)) and len(behind) == len(moved) + 2
+
+
+def test_a_rollout_gathers_nothing_where_no_mesh_splits_the_weights():
+  role = dataclasses.replace(FWM, gather=True)
+  with jax.set_mesh(sharding.make_mesh(data=8, fsdp=1, tensor=1)):
+    assert "optimization_barrier" not in str(jax.make_jaxpr(role.rollout)(PARAMS, BATCH, KEY, 1.0))

@@ -209,9 +209,9 @@ def test_layout_of_arrays():
   placed = jax.device_put(params, sharding.tree_shardings(params, mesh))
   down = placed["layers"]["mlp"]["down"]
   assert {s.data.shape for s in down.addressable_shards} == {(1, 12, 8)}
-  gathered = tiny.jit(functools.partial(sharding.constrain_tree, gather_fsdp=True))
   with jax.set_mesh(mesh):
-    down = gathered(placed)["layers"]["mlp"]["down"]
+    gathered, _ = tiny.jit(lambda p: sharding.gather(p, after=jnp.int32(0)))(placed)
+  down = gathered["layers"]["mlp"]["down"]
   assert {s.data.shape for s in down.addressable_shards} == {(1, 12, 16)}
 
 
