@@ -29,9 +29,10 @@ from swirl_jax.settings import PHASES, PhaseSettings, Settings, from_config
 from swirl_jax.types import PolicyState, Segment, Transition
 
 GB = 1e9
-# The TPU compiler's memory over the estimated peak was 1.24 to 1.66 for models of 3 to 8 billion
-# parameters on 64 chips whose weights all train, and up to 2.5 with LoRA, where less is ours to
-# count and the compiler's own buffers weigh more (`benchmarks/compile_tpu.py` prints both).
+# The TPU compiler's memory over the estimated peak was 1.0 to 1.4 in Phase I and 1.2 to 1.7 in
+# Phase II for models of 3 to 8 billion parameters on 64 chips whose weights all train, and up to
+# 2.2 with LoRA, where less is ours to count and the compiler's own buffers weigh more
+# (`benchmarks/compile_tpu.py` prints both).
 MARGIN = 1.6
 
 

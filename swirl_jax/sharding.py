@@ -146,9 +146,10 @@ def constrain(x: jax.Array, *axes) -> jax.Array:
 
 
 def gather(tree: Any, *, after: Any) -> tuple[Any, Any]:
-  """Parameters without the fsdp axis, and `after`: gathered once that is known, where a compiler
-  would else do so as the program begins, and hold them all the while. The identity where no mesh
-  splits them.
+  """Parameters without the fsdp axis, and `after`: gathered once that is known.
+
+  A compiler would else gather them as the program begins, and keep them for every later pass over
+  the same weights. The identity where no mesh splits them.
   """
   mesh = current_mesh()
   if mesh is None or mesh.shape["fsdp"] == 1:
