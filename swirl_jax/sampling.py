@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from swirl_jax import rng, sharding
 from swirl_jax.models import columns, transformer
 from swirl_jax.models.attention import softcap
-from swirl_jax.models.numerics import einsum
+from swirl_jax.models.numerics import einsum, times_few
 from swirl_jax.sharding import BATCH
 from swirl_jax.types import Rollout, Segment
 
@@ -192,9 +192,14 @@ def rollout(
   head = columns.head(params, config, decoding.allowed)
   hidden, prefix = transformer.prefill(params, config, prompt)
   rows = hidden.shape[0]  # B, or 2 B with guidance
+  few = transformer.few(config, rows * g)
+  head = head.T if few else head
 
   def put(out: Rollout, hidden, t):
-    logits = einsum("bgd,dv->bgv", hidden, head, out=jnp.float32)
+    if few:
+      logits = times_few(head, hidden, out=jnp.float32)
+    else:
+      logits = einsum("bgd,dv->bgv", hidden, head, out=jnp.float32)
     # As they come; XLA would else lay out the layers, too, as the draw has its rows.
     logits = sharding.constrain(logits, BATCH, None, "tensor")
     logits, policy = softcap(logits, config.final_softcap), None
@@ -227,7 +232,8 @@ def rollout(
   # Made here, not in the step: XLA would compute the sines anew wherever a layer reads them.
   positions = prefix.length[:, None, None] + jnp.arange(length).reshape(1, 1, -1)
   rotation = transformer.rotary(config, positions)
-  layered = transformer.split_layers(params, config, after=out.tokens[0, 0, 0])
+  after = out.tokens[0, 0, 0]
+  layered = transformer.split_layers(params, config, rows=rows * g, after=after)
   cache = transformer.empty_cache(config, rows, g, max(1, length - 1))
   return jax.lax.while_loop(unfinished, step, (jnp.int32(1), out, cache))[1]
 

@@ -32,6 +32,21 @@ def einsum(subscripts: str, a: jax.Array, b: jax.Array, *, out=None) -> jax.Arra
   return jnp.einsum(subscripts, a, b, precision=precision(a, b), preferred_element_type=out)
 
 
+def times_few(kernel: jax.Array, x: jax.Array, *, out=None) -> jax.Array:
+  """x W of few rows, W with its inputs last: [*X, I], [*R, I] → [*R, *X] at their `precision`.
+
+  It is computed as W xᵀ and then turned: XLA's CPU backend reads the left operand once and in
+  order, and of the right one a few hundred bytes of each row again for every block of the other's
+  rows. The barrier is there because XLA would make x Wᵀ of it (`FEW_ROWS` says what it is worth).
+  """
+  y = jnp.tensordot(
+    kernel, x, axes=(-1, -1), precision=precision(kernel, x), preferred_element_type=out
+  )
+  y = jax.lax.optimization_barrier(y)
+  inner = kernel.ndim - 1
+  return jnp.transpose(y, (*range(inner, y.ndim), *range(inner)))
+
+
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
   """x + bias in the dtype of x, the bias broadcast to its shape; the gradient of the bias is summed
   in float32.
