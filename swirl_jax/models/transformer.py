@@ -31,7 +31,7 @@ from swirl_jax.models.transformer_config import ACTIVATIONS, REMAT, TransformerC
 from swirl_jax.sharding import BATCH
 
 EVERY = np.int32(2**30)  # the window of a layer that has none, among layers that have
-FEW_ROWS = 64  # up to as many, decoding takes `times_few`: with twice as many nothing is gained
+FEW_ROWS = 32  # up to as many, decoding takes `times_few`
 
 
 class Prefix(NamedTuple):
