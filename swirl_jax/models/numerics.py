@@ -37,12 +37,11 @@ def times_few(kernel: jax.Array, x: jax.Array, *, out=None) -> jax.Array:
 
   It is computed as W xᵀ and then turned: XLA's CPU backend reads the left operand once and in
   order, and of the right one a few hundred bytes of each row again for every block of the other's
-  rows. The barrier is there because XLA would make x Wᵀ of it (`FEW_ROWS` says what it is worth).
+  rows. (`transformer.few` says what it is worth.)
   """
   y = jnp.tensordot(
     kernel, x, axes=(-1, -1), precision=precision(kernel, x), preferred_element_type=out
   )
-  y = jax.lax.optimization_barrier(y)
   inner = kernel.ndim - 1
   return jnp.transpose(y, (*range(inner, y.ndim), *range(inner)))
 

@@ -31,7 +31,7 @@ from swirl_jax.models.transformer_config import ACTIVATIONS, REMAT, TransformerC
 from swirl_jax.sharding import BATCH
 
 EVERY = np.int32(2**30)  # the window of a layer that has none, among layers that have
-FEW_ROWS = 32  # up to as many, decoding takes `times_few`
+FEW_ROWS = 32  # up to as many, decoding takes `times_few`: see `few`
 
 
 class Prefix(NamedTuple):
@@ -407,8 +407,9 @@ def empty_cache(config: TransformerConfig, batch: int, group: int, length: int):
 
 
 def few(config: TransformerConfig, rows: int) -> bool:
-  """Whether a decoding loop of so many rows takes its products by `times_few`. On two CPU cores
-  (AVX2), 32 rows and 20 MB of weights, it then takes 0.8 of the CPU-seconds.
+  """Whether a decoding loop of so many rows takes its products by `times_few`. With 32 rows and
+  20 MB of weights on two CPU cores (AVX2) decoding then costs three quarters to four fifths of the
+  CPU-seconds (`benchmarks/compare.py`); with 128 rows nothing is gained.
 
   Not with scanned layers, whose kernels stay where they are.
   """
