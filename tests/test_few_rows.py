@@ -11,7 +11,7 @@ import tiny
 from swirl_jax import prompts, sampling
 from swirl_jax.models import lora, numerics, transformer
 
-PROMPTS, GROUP, LENGTH = 3, 4, 5
+PROMPTS, GROUP, LENGTH = 3, 4, transformer.MANY_TOKENS
 ROWS = PROMPTS * GROUP
 DECODING = sampling.Decoding(length=LENGTH, group=GROUP, end=None)
 
@@ -67,6 +67,14 @@ def test_the_compiler_keeps_the_kernels_on_the_left(monkeypatch):
   assert few >= {(width, ROWS) for width in widths} and not {x for x in few if x[0] == ROWS}
   many = products(config, ROWS - 1, monkeypatch)
   assert many >= {(ROWS, width) for width in widths} and not {x for x in many if x[1] == ROWS}
+
+
+def test_where_it_pays():
+  unrolled, rows, tokens = tiny.config(scan_layers=False), transformer.FEW_ROWS, LENGTH
+  assert transformer.few(unrolled, rows, tokens)
+  assert not transformer.few(unrolled, rows + 1, tokens)
+  assert not transformer.few(unrolled, rows, tokens - 1)
+  assert not transformer.few(tiny.config(scan_layers=True), rows, tokens)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -31,7 +31,7 @@ from swirl_jax.models.transformer_config import ACTIVATIONS, REMAT, TransformerC
 from swirl_jax.sharding import BATCH
 
 EVERY = np.int32(2**30)  # the window of a layer that has none, among layers that have
-FEW_ROWS = 32  # up to as many, decoding takes `times_few`: see `few`
+FEW_ROWS, MANY_TOKENS = 32, 32  # where decoding takes `times_few`: see `few`
 
 
 class Prefix(NamedTuple):
@@ -406,21 +406,22 @@ def empty_cache(config: TransformerConfig, batch: int, group: int, length: int):
   return make() if config.scan_layers else tuple(make() for _ in range(config.n_layers))
 
 
-def few(config: TransformerConfig, rows: int) -> bool:
-  """Whether a decoding loop of so many rows takes its products by `times_few`. With 32 rows and
-  20 MB of weights on two CPU cores (AVX2) decoding then costs three quarters to four fifths of the
-  CPU-seconds (`benchmarks/compare.py`); with 128 rows nothing is gained.
+def few(config: TransformerConfig, rows: int, length: int) -> bool:
+  """Whether a loop that decodes so many tokens of so many rows takes its products by `times_few`:
+  few rows, and tokens enough. With 32 rows and 20 MB of weights on two CPU cores (AVX2) 64 tokens
+  then cost three quarters to four fifths of the CPU-seconds (`benchmarks/compare.py`). Turning the
+  kernels costs what about a dozen tokens save, which a short latent action has not.
 
   Not with scanned layers, whose kernels stay where they are.
   """
-  return not config.scan_layers and rows <= FEW_ROWS
+  return not config.scan_layers and rows <= FEW_ROWS and length >= MANY_TOKENS
 
 
-def split_layers(params: Any, config: TransformerConfig, *, rows: int, after: jax.Array) -> Any:
-  """The parameters for a loop of many passes over so many rows. Where layers are unrolled, each
+def split_layers(params: Any, config: TransformerConfig, *, turn: bool, after: jax.Array) -> Any:
+  """The parameters for a loop of many passes. Where layers are unrolled, each
   gets variables of its own: a slice of the stack is a copy, and XLA moves plain slices into the
-  loop, to every pass. Where rows are few, kernels without adapters are among them as `times_few`
-  has them, in the collection "turned".
+  loop, to every pass. With `turn` (see `few`) kernels without adapters are among them as
+  `times_few` has them, in the collection "turned".
 
   `after`, a non-negative integer that the program computes, keeps them out of the loop, and the
   copies from being made before it is known, so that they use the memory of what came before.
@@ -433,7 +434,7 @@ def split_layers(params: Any, config: TransformerConfig, *, rows: int, after: ja
   def take(i):
     at = lambda p: jax.lax.dynamic_index_in_dim(p, i + zero, keepdims=False)  # noqa: E731
     layer = jax.tree.map(at, params["layers"])
-    return {"params": layer} | ({"turned": _turned(layer)} if few(config, rows) else {})
+    return {"params": layer} | ({"turned": _turned(layer)} if turn else {})
 
   return {**params, "layers": tuple(take(i) for i in range(config.n_layers))}
 
