@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swirl_jax.models.numerics import einsum, precision
+from swirl_jax.models.numerics import einsum, precision, times
 
 # Where a target lies in a layer, and how many axes of its kernel are inputs.
 TARGETS = {
@@ -65,7 +65,7 @@ def product(
   than without adapters. Left to itself XLA sends x W in float32, and x A besides.
   """
   if pair is None:
-    return einsum(subscripts, x, kernel)
+    return times(x, kernel)
   rank = pair["a"].shape[-1]
   a = pair["a"].reshape(-1, rank).astype(x.dtype)
   b = pair["b"].reshape(rank, *kernel.shape[1:]).astype(x.dtype)

@@ -67,5 +67,5 @@ def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
   """
   half = x.shape[-1] // 2
   sin, cos = (a[:, None, :, None] for a in rotation)
-  a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+  a, b = (h.astype(jnp.float32) for h in jax.lax.split(x, (half, half), x.ndim - 1))
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)

@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from swirl_jax import sharding
 from swirl_jax.models import lora
@@ -27,7 +28,7 @@ from swirl_jax.models.chunked_attention import Keys, chunked_attend
 from swirl_jax.models.norms import RMSNorm, WideNorm
 from swirl_jax.models.numerics import add_bias, lookup, times_few
 from swirl_jax.models.rotary import rotary, rotate
-from swirl_jax.models.transformer_config import ACTIVATIONS, REMAT, TransformerConfig
+from swirl_jax.models.transformer_config import ACTIVATIONS, PRODUCT, REMAT, TransformerConfig
 from swirl_jax.sharding import BATCH
 
 EVERY = np.int32(2**30)  # the window of a layer that has none, among layers that have
@@ -81,11 +82,11 @@ class Attention(nn.Module):
     if c.qkv_bias:
       bias = self.param("qkv_bias", nn.initializers.zeros, (c.n_kv_heads, ratio + 2, c.head_dim))
       x = add_bias(x, bias[None, :, None, :, None, :])
-    q, k, v = x[:, :, :, :ratio], x[:, :, :, ratio : ratio + 1], x[:, :, :, ratio + 1]
+    q, k, v = jax.lax.split(x, (ratio, 1, 1), 3)
     if c.qk_norm != "none":
       q, k = self._norm("q_norm", q), self._norm("k_norm", k)
     q, k = rotate(q, rotation), rotate(k, rotation)
-    kv = KV(k[:, :, :, 0].swapaxes(-1, -2), v)
+    kv = KV(k[:, :, :, 0].swapaxes(-1, -2), v[:, :, :, 0])
 
     if chunked(c, s, cache, prefix):
       out = self._chunked(q, kv, mask, prefix, window, places)
@@ -155,7 +156,8 @@ class Mlp(nn.Module):
     kernel = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2))
     gate_up = self.param("gate_up", kernel, (c.d_model, 2, c.d_ff))
     x = _times(self, "gate_up", "bgsi,icf->bgscf", h, gate_up.astype(dtype))
-    x = ACTIVATIONS[c.activation](x[..., 0, :]) * x[..., 1, :]
+    gate, up = (part.squeeze(-2) for part in jax.lax.split(x, (1, 1), x.ndim - 2))
+    x = ACTIVATIONS[c.activation](gate) * up
     down = self.param(
       "down",
       nn.initializers.variance_scaling(0.5 / c.n_layers, "fan_in", "normal"),
@@ -167,12 +169,13 @@ class Mlp(nn.Module):
 
 def _times(module: nn.Module, target: str, subscripts: str, x, kernel, pieces=1) -> jax.Array:
   """x times a layer's kernel: beside its adapter where it has one, by `times_few` where the
-  collection "turned" has it.
+  collection "turned" has it. Named for remat, whose "dots" keeps these.
   """
   if (turned := module.get_variable("turned", target)) is not None:
     return times_few(turned, x)
   pair = (module.get_variable("params", "lora") or {}).get(target)
-  return lora.product(subscripts, x, kernel, pair, module.config.lora_scale, pieces=pieces)
+  y = lora.product(subscripts, x, kernel, pair, module.config.lora_scale, pieces=pieces)
+  return checkpoint_name(y, PRODUCT)
 
 
 class Block(nn.Module):
@@ -260,13 +263,9 @@ class Transformer(nn.Module):
       (h, cache), kv = jax.lax.scan(body, (h, cache), xs)
       kv = kv or cache
     else:
-      kv = ()
+      kv, layers = (), layers if isinstance(layers, tuple) else _unstack(layers)
       for i in range(c.n_layers):
-        if isinstance(layers, tuple):
-          variables = layers[i]
-        else:
-          variables = {"params": jax.tree.map(lambda p, i=i: p[i], layers)}
-        h, kv_l = layer_of(c.sliding[i])(h, variables, shared and shared[i], cache and cache[i])
+        h, kv_l = layer_of(c.sliding[i])(h, layers[i], shared and shared[i], cache and cache[i])
         kv += (kv_l,)
     return RMSNorm(c.norm_eps, c.norm_offset, name="final_norm")(h), kv
 
@@ -287,6 +286,15 @@ class Transformer(nn.Module):
     rotation, _ = of_layer(c, rotary(c, at), False)
     one = lambda k: Block(c, parent=None).init(k, h, rotation, on)["params"]  # noqa: E731
     return jax.vmap(one)(jax.random.split(key, c.n_layers))
+
+
+def _unstack(layers) -> tuple[Any, ...]:
+  """Each layer's variables. By `split`, whose gradient is one concatenation of the layers', where
+  an index's is a sum of as many padded ones.
+  """
+  leaves, structure = jax.tree.flatten(layers)
+  parts = ([p[0] for p in jax.lax.split(leaf, (1,) * len(leaf))] for leaf in leaves)
+  return tuple({"params": structure.unflatten(of)} for of in zip(*parts, strict=True))
 
 
 def chunked(config: TransformerConfig, length: int, cache, prefix) -> bool:

@@ -11,10 +11,11 @@ from swirl_jax.models import lora
 
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": lambda x: nn.gelu(x, approximate=True)}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+PRODUCT = "product"  # what x times a layer's kernel is called in a program
 REMAT = {
   "none": None,
   "full": jax.checkpoint_policies.nothing_saveable,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
 NORMS = ("pre", "post", "both")
 QK_NORMS = ("none", "head", "width", "layer")
