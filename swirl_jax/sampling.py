@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from swirl_jax import rng, sharding
-from swirl_jax.models import columns, transformer
+from swirl_jax.models import columns, decode_loop, transformer
 from swirl_jax.models.attention import softcap
 from swirl_jax.models.numerics import einsum, times_few
 from swirl_jax.sharding import BATCH
@@ -192,7 +192,7 @@ def rollout(
   head = columns.head(params, config, decoding.allowed)
   hidden, prefix = transformer.prefill(params, config, prompt)
   rows = hidden.shape[0]  # B, or 2 B with guidance
-  few = transformer.few(config, rows * g, length)
+  few = decode_loop.few(config, rows * g, length)
   head = head.T if few else head
 
   def put(out: Rollout, hidden, t):
@@ -233,8 +233,8 @@ def rollout(
   positions = prefix.length[:, None, None] + jnp.arange(length).reshape(1, 1, -1)
   rotation = transformer.rotary(config, positions)
   after = out.tokens[0, 0, 0]
-  layered = transformer.split_layers(params, config, turn=few, after=after)
-  cache = transformer.empty_cache(config, rows, g, max(1, length - 1))
+  layered = decode_loop.split_layers(params, config, turn=few, after=after)
+  cache = decode_loop.empty_cache(config, rows, g, max(1, length - 1))
   return jax.lax.while_loop(unfinished, step, (jnp.int32(1), out, cache))[1]
 
 

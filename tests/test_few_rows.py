@@ -9,9 +9,9 @@ import pytest
 import tiny
 
 from swirl_jax import prompts, sampling
-from swirl_jax.models import lora, numerics, transformer
+from swirl_jax.models import decode_loop, lora, numerics
 
-PROMPTS, GROUP, LENGTH = 3, 4, transformer.MANY_TOKENS
+PROMPTS, GROUP, LENGTH = 3, 4, decode_loop.MANY_TOKENS
 ROWS = PROMPTS * GROUP
 DECODING = sampling.Decoding(length=LENGTH, group=GROUP, end=None)
 
@@ -42,7 +42,7 @@ def test_draws_what_many_rows_draw(changes, make, monkeypatch):
   config = tiny.config(scan_layers=False, **changes)
   outs = []
   for limit in (ROWS, ROWS - 1):
-    monkeypatch.setattr(transformer, "FEW_ROWS", limit)
+    monkeypatch.setattr(decode_loop, "FEW_ROWS", limit)
     draw, arguments = run(config, make(config))
     outs.append(jax.tree.map(np.asarray, draw(*arguments)))
   few, many = outs
@@ -53,7 +53,7 @@ def test_draws_what_many_rows_draw(changes, make, monkeypatch):
 
 def products(config, limit, monkeypatch):
   """The shapes of what the loop's products by kernels give, as the compiler has them."""
-  monkeypatch.setattr(transformer, "FEW_ROWS", limit)
+  monkeypatch.setattr(decode_loop, "FEW_ROWS", limit)
   draw, arguments = run(config, tiny.params(config))
   text = draw.lower(*arguments).compile().as_text()
   shapes = re.findall(r"= f32\[(\d+),(\d+)\]\S* dot\(.*op_name=\"[^\"]*while/body", text)
@@ -70,11 +70,11 @@ def test_the_compiler_keeps_the_kernels_on_the_left(monkeypatch):
 
 
 def test_where_it_pays():
-  unrolled, rows, tokens = tiny.config(scan_layers=False), transformer.FEW_ROWS, LENGTH
-  assert transformer.few(unrolled, rows, tokens)
-  assert not transformer.few(unrolled, rows + 1, tokens)
-  assert not transformer.few(unrolled, rows, tokens - 1)
-  assert not transformer.few(tiny.config(scan_layers=True), rows, tokens)
+  unrolled, rows, tokens = tiny.config(scan_layers=False), decode_loop.FEW_ROWS, LENGTH
+  assert decode_loop.few(unrolled, rows, tokens)
+  assert not decode_loop.few(unrolled, rows + 1, tokens)
+  assert not decode_loop.few(unrolled, rows, tokens - 1)
+  assert not decode_loop.few(tiny.config(scan_layers=True), rows, tokens)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -11,7 +11,7 @@ import tiny
 from jax.sharding import PartitionSpec as P
 
 from swirl_jax import phases, programs, sharding
-from swirl_jax.models import lora, transformer
+from swirl_jax.models import decode_loop, lora, transformer
 from swirl_jax.optimizer import AdamW
 from swirl_jax.phases import PhaseSpec, Slots
 
@@ -107,6 +107,12 @@ def test_eight_devices_equal_one(one_device, shape):
 def test_eight_devices_equal_one_for_adapters_over_one_base(shape):
   """On the second mesh `tensor` cuts the feed-forward and not the two kv heads."""
   assert_equal(on(mesh_of(shape), ADAPTED), on(None, ADAPTED))
+
+
+def test_eight_devices_equal_one_where_kernels_are_turned_for_decoding(one_device, monkeypatch):
+  """These rollouts have 48 rows and few tokens, so by themselves they turn none."""
+  monkeypatch.setattr(decode_loop, "few", lambda config, rows, length: True)
+  assert_equal(on(mesh_of((2, 2, 2))), one_device)
 
 
 def test_the_pieces_of_a_dimension():

@@ -67,7 +67,7 @@ def times_few(kernel: jax.Array, x: jax.Array, *, out=None) -> jax.Array:
 
   It is computed as W xᵀ and then turned: XLA's CPU backend reads the left operand once and in
   order, and of the right one a few hundred bytes of each row again for every block of the other's
-  rows. (`transformer.few` says what it is worth.)
+  rows. (`decode_loop.few` says what it is worth.)
   """
   y = jnp.tensordot(
     kernel, x, axes=(-1, -1), precision=precision(kernel, x), preferred_element_type=out

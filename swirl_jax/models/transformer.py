@@ -10,7 +10,7 @@ Raggedness is masks and positions: a masked token may stand anywhere in a row; i
 to, and positions count real tokens.
 
 Parameters are plain dicts; those of the layers are stacked on a leading axis L, whether the layers
-are scanned or unrolled. (`split_layers` takes them apart for an unrolled decoding loop.)
+are scanned or unrolled. (`decode_loop.split_layers` takes them apart for an unrolled loop.)
 """
 
 from typing import Any, NamedTuple
@@ -32,7 +32,6 @@ from swirl_jax.models.transformer_config import ACTIVATIONS, PRODUCT, REMAT, Tra
 from swirl_jax.sharding import BATCH
 
 EVERY = np.int32(2**30)  # the window of a layer that has none, among layers that have
-FEW_ROWS, MANY_TOKENS = 32, 32  # where decoding takes `times_few`: see `few`
 
 
 class Prefix(NamedTuple):
@@ -218,7 +217,7 @@ class Transformer(nn.Module):
       tokens: int32 [B, G, S]; rotation: of their positions (see `rotary`), which count real tokens;
         mask: bool [B, G, S].
       prefix: a shared prompt (see `prefill`), or None.
-      cache: the KV of each sample's T decoded tokens (see `empty_cache`), the first `index` of
+      cache: the KV of each sample's T decoded tokens (see `decode_loop`), the first `index` of
         which are there, or None. With a cache S is 1 and the token a real one.
     """
     c = self.config
@@ -397,62 +396,3 @@ def compute_params(params: Any, config: TransformerConfig) -> Any:
   Frozen slots are held so, and then this is the identity.
   """
   return jax.tree.map(lambda p: p.astype(config.compute_dtype), params)
-
-
-def empty_cache(config: TransformerConfig, batch: int, group: int, length: int):
-  """Zeros for `length` tokens of B × G samples, [B, K, G, d, T] and [B, K, G, T, d], in the layout
-  that the config's layers take. T is `length` rounded up to a multiple of 16, which vectors like.
-  """
-  length = -(-length // 16) * 16
-  lead = (config.n_layers,) if config.scan_layers else ()
-  shape, d = lead + (batch, config.n_kv_heads, group), config.head_dim
-
-  def make():
-    dtype = config.compute_dtype
-    return KV(jnp.zeros((*shape, d, length), dtype), jnp.zeros((*shape, length, d), dtype))
-
-  return make() if config.scan_layers else tuple(make() for _ in range(config.n_layers))
-
-
-def few(config: TransformerConfig, rows: int, length: int) -> bool:
-  """Whether a loop that decodes so many tokens of so many rows takes its products by `times_few`:
-  few rows, and tokens enough. With 32 rows and 20 MB of weights on two CPU cores (AVX2) 64 tokens
-  then cost three quarters to four fifths of the CPU-seconds (`benchmarks/compare.py`). Turning the
-  kernels costs what about a dozen tokens save, which a short latent action has not.
-
-  Not with scanned layers, whose kernels stay where they are.
-  """
-  return not config.scan_layers and rows <= FEW_ROWS and length >= MANY_TOKENS
-
-
-def split_layers(params: Any, config: TransformerConfig, *, turn: bool, after: jax.Array) -> Any:
-  """The parameters for a loop of many passes. Where layers are unrolled, each
-  gets variables of its own: a slice of the stack is a copy, and XLA moves plain slices into the
-  loop, to every pass. With `turn` (see `few`) kernels without adapters are among them as
-  `times_few` has them, in the collection "turned".
-
-  `after`, a non-negative integer that the program computes, keeps them out of the loop, and the
-  copies from being made before it is known, so that they use the memory of what came before.
-  (optimization_barrier does not: XLA's CPU compiler drops it before it orders operations.)
-  """
-  if config.scan_layers:
-    return params
-  zero = jnp.minimum(after, 0)
-
-  def take(i):
-    at = lambda p: jax.lax.dynamic_index_in_dim(p, i + zero, keepdims=False)  # noqa: E731
-    layer = jax.tree.map(at, params["layers"])
-    return {"params": layer} | ({"turned": _turned(layer)} if turn else {})
-
-  return {**params, "layers": tuple(take(i) for i in range(config.n_layers))}
-
-
-def _turned(layer: Any) -> Any:
-  """A layer's kernels with their inputs last, as one axis."""
-  out: dict[str, dict[str, jax.Array]] = {}
-  for target, (part, inputs) in lora.TARGETS.items():
-    if target not in layer[part].get("lora", {}):
-      kernel = layer[part][target]
-      kernel = kernel.reshape(-1, *kernel.shape[inputs:])
-      out.setdefault(part, {})[target] = jnp.moveaxis(kernel, 0, -1)
-  return out

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from swirl_jax.models import transformer
+from swirl_jax.models import decode_loop, lora, transformer
 from swirl_jax.models.attention import softcap
 from swirl_jax.types import Segment
 
@@ -82,7 +82,7 @@ def decode(params, config, prompt, target):
   """Hidden states of a target [B, G, T] fed token by token through prefill and cache."""
   b, g, length = target.tokens.shape
   last, prefix = transformer.prefill(params, config, prompt)
-  cache, out = transformer.empty_cache(config, b, g, length), []
+  cache, out = decode_loop.empty_cache(config, b, g, length), []
   for t in range(length):
     token = Segment(target.tokens[..., t : t + 1], jnp.ones((b, g, 1), bool))
     rotation = transformer.rotary(config, prefix.length[:, None, None] + t)
@@ -152,14 +152,22 @@ def test_scan_unrolled_and_remat_agree_in_value_and_gradient():
     tiny.assert_gradients_close(found[1], grads, tolerance=1e-5)
 
 
-def test_remat_recomputes():
-  """Its program holds the layer's forward pass once more than without."""
+@pytest.mark.parametrize("rank", [0, 2])
+def test_remat_recomputes(rank):
+  """Its program holds the layer's forward pass once more than without; with "dots" without the
+  products by kernels, beside adapters too.
+  """
   segment = tiny.segment(np.random.default_rng(5), (2, 2), 6, low=2)
 
   def products(remat):
-    config = tiny.config(remat=remat)
+    config = tiny.config(remat=remat, lora_rank=rank)
+    params = tiny.params(config)
+    if rank:
+      targets = config.lora_targets
+      own = lora.init_adapters(params, jax.random.key(0), rank=rank, targets=targets)
+      params = lora.join(params, own)
     run = lambda p: jax.grad(lambda p: logits(p, config, segment).sum())(p)  # noqa: E731
-    return str(jax.make_jaxpr(run)(tiny.params(config))).count("dot_general")
+    return str(jax.make_jaxpr(run)(params)).count("dot_general")
 
   assert products("none") < products("dots") < products("full")
 

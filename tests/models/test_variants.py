@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tiny
 
-from swirl_jax.models import tensor_table, transformer, variants
+from swirl_jax.models import decode_loop, tensor_table, transformer, variants
 from swirl_jax.models.attention import softcap
 from swirl_jax.models.transformer_config import TransformerConfig
 from swirl_jax.types import Segment
@@ -86,7 +86,7 @@ def test_logits_equal_those_of_transformers(fixture, case):
 def decode(params, config, prompt, rest):
   """Logits of the prompt's last place and of `rest` [ROWS, T], fed token by token."""
   last, prefix = transformer.prefill(params, config, prompt)
-  cache = transformer.empty_cache(config, ROWS, 1, rest.shape[1])
+  cache = decode_loop.empty_cache(config, ROWS, 1, rest.shape[1])
 
   def step(cache, xs):
     t, token = xs
