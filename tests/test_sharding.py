@@ -11,7 +11,7 @@ import tiny
 from jax.sharding import PartitionSpec as P
 
 from swirl_jax import phases, programs, sharding
-from swirl_jax.models import decode_loop, lora, transformer
+from swirl_jax.models import decode_loop, lora, numerics, transformer
 from swirl_jax.optimizer import AdamW
 from swirl_jax.phases import PhaseSpec, Slots
 
@@ -110,9 +110,14 @@ def test_eight_devices_equal_one_for_adapters_over_one_base(shape):
 
 
 def test_eight_devices_equal_one_where_kernels_are_turned_for_decoding(one_device, monkeypatch):
-  """These rollouts have 48 rows and few tokens, so by themselves they turn none."""
+  """By themselves these rollouts, of few tokens, turn none."""
+  turned = []
   monkeypatch.setattr(decode_loop, "few", lambda config, rows, length: True)
+  monkeypatch.setattr(
+    transformer, "times_few", lambda kernel, x: turned.append(x) or numerics.times_few(kernel, x)
+  )
   assert_equal(on(mesh_of((2, 2, 2))), one_device)
+  assert turned
 
 
 def test_the_pieces_of_a_dimension():

@@ -41,10 +41,10 @@ def few(config: TransformerConfig, rows: int, length: int) -> bool:
 
 
 def split_layers(params: Any, config: TransformerConfig, *, turn: bool, after: jax.Array) -> Any:
-  """The parameters for a loop of many passes. Where layers are unrolled, each
-  gets variables of its own: a slice of the stack is a copy, and XLA moves plain slices into the
-  loop, to every pass. With `turn` (see `few`) kernels without adapters are among them as
-  `times_few` has them, in the collection "turned".
+  """The parameters for a loop of many passes. Where layers are unrolled, each gets variables of its
+  own: a slice of the stack is a copy, and XLA moves plain slices into the loop, to every pass. With
+  `turn` (see `few`) kernels without adapters are among them as `times_few` has them, in the
+  collection "turned".
 
   `after`, a non-negative integer that the program computes, keeps them out of the loop, and the
   copies from being made before it is known, so that they use the memory of what came before.

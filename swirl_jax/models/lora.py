@@ -56,9 +56,9 @@ def join(base: Any, adapters: Any) -> Any:
 def product(
   subscripts: str, x: jax.Array, kernel: jax.Array, pair: Any, scale: float, *, pieces: int = 1
 ) -> jax.Array:
-  """x W by `subscripts`, whose letter i is the inputs' (n and r are taken); where there is an
-  adapter x W + scale · (x A) B, summed in float32 and rounded once to the dtype of x. x: [...,
-  inputs].
+  """x W, x [..., inputs] and W [inputs, ...]; where there is an adapter x W + scale · (x A) B, by
+  `subscripts`, whose letter i is the inputs' (n and r are taken), summed in float32 and rounded
+  once to the dtype of x.
 
   pieces: the number of parts that the mesh's `tensor` cuts the inputs into. Each part's sum is
   rounded by itself and the parts are added in the dtype of x, as for x W alone: chips send no more

@@ -44,9 +44,9 @@ def tolerance(dtype):
   return {"float32": {"atol": 1e-5}, "bfloat16": {"rtol": 0.02, "atol": 0.1}}[dtype]
 
 
-@pytest.mark.parametrize("shape", KERNELS, ids=str)
+@pytest.mark.parametrize("shape", KERNELS[:-1], ids=str)
 def test_the_compiler_keeps_the_narrower_on_the_left(shape):
-  """Its left operand is read along its rows, as is the result of the kernel's gradient."""
+  """And reads it along its rows. (The last kernel's gradient it multiplies so in any case.)"""
   arguments = operands(shape)
   text = jax.jit(lambda *a: pull_back(*map(jnp.sin, a))[1]).lower(*arguments).compile().as_text()
   (found,) = re.findall(r"= f32\[(\d+),(\d+)\]\S* dot\(.*lhs_contracting_dims={(\d)}", text)
@@ -54,14 +54,15 @@ def test_the_compiler_keeps_the_narrower_on_the_left(shape):
   assert tuple(map(int, found)) == (*sorted((inputs, results)), 1)
 
 
-def test_the_gradient_is_the_sum_over_copies_of_a_scanned_kernel():
-  """Under scan and remat, as in a transformer's layers."""
-  kernel = jnp.asarray(np.random.default_rng(1).normal(size=(3, 5, 5)) / 3, "float32")
-  x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 5)), "float32")
+def test_under_scan_and_remat_the_gradients_are_those_of_jax():
+  """Of kernels with fewer inputs than results, and with more."""
+  r = np.random.default_rng(1)
+  kernels = [jnp.asarray(r.normal(size=s) / 3, "float32") for s in ((3, 5, 7), (3, 7, 5))]
+  x = jnp.asarray(r.normal(size=(2, 5)), "float32")
 
-  def loss(product, kernel):
-    layer = jax.checkpoint(lambda h, k: (jnp.tanh(product(h, k)), None))
-    return (jax.lax.scan(layer, x, kernel)[0] ** 2).sum()
+  def loss(product, kernels):
+    layer = jax.checkpoint(lambda h, k: (jnp.tanh(product(jnp.tanh(product(h, k[0])), k[1])), None))
+    return (jax.lax.scan(layer, x, kernels)[0] ** 2).sum()
 
-  found, expected = (jax.grad(lambda k, p=p: loss(p, k))(kernel) for p in (numerics.times, jnp.dot))
+  found, expected = (jax.grad(loss, 1)(p, kernels) for p in (numerics.times, jnp.dot))
   tiny.assert_gradients_close(found, expected, tolerance=1e-5)
