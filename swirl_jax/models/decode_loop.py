@@ -11,7 +11,7 @@ from swirl_jax.models import lora
 from swirl_jax.models.attention import KV
 from swirl_jax.models.transformer_config import TransformerConfig
 
-FEW_ROWS, MANY_TOKENS = 32, 32  # where `few` begins and ends
+FEW_ROWS, MANY_TOKENS = 32, 32  # the most rows and the fewest tokens for which `few` holds
 
 
 def empty_cache(config: TransformerConfig, batch: int, group: int, length: int):
@@ -32,8 +32,8 @@ def empty_cache(config: TransformerConfig, batch: int, group: int, length: int):
 def few(config: TransformerConfig, rows: int, length: int) -> bool:
   """Whether a loop that decodes so many tokens of so many rows takes its products by `times_few`:
   few rows, and tokens enough. With 32 rows and 20 MB of weights on two CPU cores (AVX2) 64 tokens
-  then cost three quarters to four fifths of the CPU-seconds (`benchmarks/compare.py`). Turning the
-  kernels costs what about a dozen tokens save, which a short latent action has not.
+  then cost three quarters to four fifths of the CPU-seconds (`benchmarks/compare.py`). A short
+  latent action does not save what turning the kernels costs.
 
   Not with scanned layers, whose kernels stay where they are.
   """

@@ -38,8 +38,8 @@ def times(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
   The kernel's gradient, Σ x d over the axes X, has the narrower of x and d as its left operand; JAX
   alone always has d there. Where it is d the result must be turned, and of two axes XLA would turn
-  an operand instead, to a product that its CPU backend multiplies at some three fifths of the
-  speed: so there is a third axis, of length 1. (`benchmarks/compare.py`)
+  an operand instead, to a product for which its CPU backend has no fast kernel: so there is a third
+  axis, of length 1. (`benchmarks/compare.py` has what a step takes.)
   """
   return jnp.tensordot(x, kernel, 1, precision=precision(x, kernel))
 
